@@ -1,0 +1,170 @@
+// The module ostinato._native: instruction sets, hooks for the tests of the products and of the
+// pool, and what the other bindings_*.cpp add. It needs neither PyTorch nor NumPy to be imported.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace nb = nanobind;
+
+void bind_kernels(nb::module_& m);
+void bind_loop(nb::module_& m);
+
+namespace ostinato {
+namespace {
+
+std::vector<std::string> isa_names() {
+  int count;
+  const char* const* names = available_isas(&count);
+  return {names, names + count};
+}
+
+template <class T>
+using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::device::cpu>;
+template <class T>
+using MutableMatrix = nb::ndarray<T, nb::ndim<2>, nb::device::cpu>;
+template <class T>
+using Vector = nb::ndarray<const T, nb::ndim<1>, nb::device::cpu>;
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// Pointers to the rows of a matrix whose columns are adjacent.
+template <class M>
+auto row_pointers(const M& m) {
+  require(m.size() == 0 || m.shape(1) == 1 || m.stride(1) == 1,
+          "a matrix's columns must be adjacent");
+  std::vector<decltype(m.data())> rows(m.shape(0));
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = m.data() + i * m.stride(0);
+  return rows;
+}
+
+// Memory for T, aligned to a cache line and full of NaN, so that a read of what was never written
+// shows.
+template <class T>
+struct Scratch {
+  std::vector<T> memory;
+  T* data;
+  explicit Scratch(int64_t size)
+      : memory(size + 64 / sizeof(T), std::numeric_limits<T>::quiet_NaN()) {
+    const auto address = reinterpret_cast<uintptr_t>(memory.data());
+    data = reinterpret_cast<T*>((address + 63) / 64 * 64);
+  }
+};
+
+template <class T>
+void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector<T>> bias,
+          MutableMatrix<T> out, bool accumulate, int64_t n_begin, int64_t n_end) {
+  const Kernels<T>& table = kernels_of<T>(isa.c_str());
+  const int64_t rows = a.shape(0), k = a.shape(1), n = w.shape(1);
+  require(static_cast<int64_t>(w.shape(0)) == k, "gemm: a is (rows, k) and w is (k, n)");
+  require(static_cast<int64_t>(out.shape(0)) == rows && static_cast<int64_t>(out.shape(1)) == n,
+          "gemm: out is (rows, n)");
+  require(0 <= n_begin && n_begin <= n_end && n_end <= n && n_begin % table.panel == 0,
+          "gemm: 0 <= n_begin <= n_end <= n, and n_begin is a multiple of the panel");
+  require(!bias || (static_cast<int64_t>(bias->shape(0)) == n && bias->stride(0) == 1),
+          "gemm: bias is (n,), contiguous");
+  const auto from = row_pointers(a);
+  const auto to = row_pointers(out);
+  const nb::gil_scoped_release released;
+  const Scratch<T> packed(packed_size(table.panel, k, n));
+  table.pack(packed.data, w.data(), w.stride(0), w.stride(1), k, n);
+  table.gemm(from.data(), rows, k, packed.data, n_begin, n_end, to.data(),
+             bias ? bias->data() : nullptr, accumulate);
+}
+
+template <class T>
+void outer(const std::string& isa, Matrix<T> a, Matrix<T> dz, MutableMatrix<T> g) {
+  const Kernels<T>& table = kernels_of<T>(isa.c_str());
+  const int64_t rows = a.shape(0), k = a.shape(1), n = dz.shape(1);
+  require(static_cast<int64_t>(dz.shape(0)) == rows, "outer: a is (rows, k) and dz is (rows, n)");
+  require(static_cast<int64_t>(g.shape(0)) == n && static_cast<int64_t>(g.shape(1)) == k,
+          "outer: g is (n, k)");
+  // A dimension of one element has no stride to speak of.
+  const int64_t n_stride = n == 1 ? 1 : g.stride(0), k_stride = k == 1 ? 1 : g.stride(1);
+  require(n_stride == 1 || k_stride == 1, "outer: one of g's strides is 1");
+  const auto inputs = row_pointers(a);
+  const auto gradients = row_pointers(dz);
+  const nb::gil_scoped_release released;
+  const Scratch<T> scratch(table.outer_scratch(rows, k, n));
+  table.outer(inputs.data(), gradients.data(), rows, k, n, g.data(), n_stride, k_stride,
+              scratch.data);
+}
+
+template <class T>
+void bind_products(nb::module_& m) {
+  m.def("gemm", &gemm<T>, nb::arg("isa"), nb::arg("a").noconvert(), nb::arg("w").noconvert(),
+        nb::arg("bias").noconvert().none(), nb::arg("out").noconvert(), nb::arg("accumulate"),
+        nb::arg("n_begin"), nb::arg("n_end"),
+        "For tests: out[:, n_begin:n_end] (+)= a @ w + bias, by the named instruction set.");
+  m.def("outer", &outer<T>, nb::arg("isa"), nb::arg("a").noconvert(), nb::arg("dz").noconvert(),
+        nb::arg("g").noconvert(), "For tests: g += dz.T @ a, by the named instruction set.");
+}
+
+// `rounds` times, each of n bodies adds 1 to a counter and all meet; then each checks that it sees
+// all of the round's additions. Body `thrower` throws after the last round. Returns the counter.
+int64_t pool_check(int n, int rounds, int thrower) {
+  const nb::gil_scoped_release released;
+  std::atomic<int64_t> counter{0}, wrong{0};
+  Barrier barrier(n);
+  parallel(n, [&](int i) {
+    for (int round = 1; round <= rounds; ++round) {
+      counter.fetch_add(1, std::memory_order_relaxed);
+      barrier.wait();
+      if (counter.load(std::memory_order_relaxed) != int64_t{n} * round) wrong.fetch_add(1);
+      barrier.wait();
+    }
+    if (i == thrower) throw std::runtime_error("body " + std::to_string(i) + " was told to throw");
+  });
+  if (wrong.load() != 0) throw std::logic_error("bodies did not meet at the barrier");
+  return counter.load();
+}
+
+// OSTINATO_ISA forces one instruction set; one that isn't there stops the import.
+void select_from_environment() {
+  const char* name = std::getenv("OSTINATO_ISA");
+  if (!name || !*name) return;
+  try {
+    select_isa(name);
+  } catch (const std::invalid_argument& error) {
+    const std::string message =
+        std::string("OSTINATO_ISA: ") + error.what() + "; set it to one of these or unset it";
+    throw nb::import_error(message.c_str());
+  }
+}
+
+}  // namespace
+}  // namespace ostinato
+
+NB_MODULE(_native, m) {
+  using namespace ostinato;
+  m.doc() = "The engine: kernels, the time loop and the pool of threads, without PyTorch.";
+  // Plans live in caches of Python's until the interpreter ends; nanobind would report them then.
+  nb::set_leak_warnings(false);
+  select_from_environment();
+  m.def("isa", [] { return std::string(kernels<float>().isa); },
+        "The name of the instruction set in use: 'baseline', 'avx2' or 'avx512'.");
+  m.def("available_isas", &isa_names,
+        "The instruction sets of this build that this machine can run, the plainest first.");
+  m.def("set_isa", [](const std::string& name) { select_isa(name.c_str()); }, nb::arg("name"),
+        "Use the named instruction set from now on; ValueError if it isn't available.");
+  bind_products<float>(m);
+  bind_products<double>(m);
+  m.def("pool_check", &pool_check, nb::arg("n"), nb::arg("rounds"), nb::arg("thrower") = -1,
+        "For tests: n bodies at once meet at a barrier `rounds` times. Returns n * rounds.");
+  bind_kernels(m);
+  bind_loop(m);
+}

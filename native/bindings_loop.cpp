@@ -1,0 +1,124 @@
+// Python's view of plans: decode once, run many times on raw memory.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "loop.h"
+
+namespace nb = nanobind;
+
+namespace ostinato {
+namespace {
+
+class CallReader {
+ public:
+  explicit CallReader(const std::vector<int64_t>& values) : values_(values) {}
+  int64_t next() {
+    if (at_ >= values_.size()) throw std::invalid_argument("call: too few values");
+    return values_[at_++];
+  }
+  template <class T>
+  T* pointer() {
+    return reinterpret_cast<T*>(static_cast<uintptr_t>(next()));
+  }
+  bool at_end() const { return at_ == values_.size(); }
+
+ private:
+  const std::vector<int64_t>& values_;
+  size_t at_ = 0;
+};
+
+void copy_list(const int64_t* from, int64_t count, std::vector<int64_t>& to) {
+  to.assign(from, from + count);
+}
+
+// The order of values is that of ostinato/engine/native.py.
+Call read_call(const Plan& plan, const std::vector<int64_t>& values) {
+  CallReader in(values);
+  Call call;
+  call.steps = in.next();
+  call.rows = in.next();
+  call.threads = in.next();
+  call.reverse = in.next() != 0;
+  call.packed = in.next() != 0;
+  call.truncate = in.next();
+  call.poison = in.next() != 0;
+  call.reset = in.pointer<const uint8_t>();
+  call.reset_time_stride = in.next();
+  call.reset_row_stride = in.next();
+  const auto* active = in.pointer<const int64_t>();
+  const auto* length = in.pointer<const int64_t>();
+  const auto* order = in.pointer<const int64_t>();
+  call.uniform = active == nullptr;
+  if (call.uniform) {
+    call.active.assign(static_cast<size_t>(call.steps), call.rows);
+    call.length.assign(static_cast<size_t>(call.rows), call.steps);
+  } else {
+    copy_list(active, call.steps, call.active);
+    copy_list(length, call.rows, call.length);
+  }
+  if (order != nullptr) copy_list(order, call.rows, call.order);
+  int64_t before = 0;
+  for (int64_t n : call.active) {
+    call.offset.push_back(before);
+    before += n;
+  }
+  for (size_t i = 0; i < plan.streams.size(); ++i) {
+    StreamArg s{};
+    s.base = in.pointer<void>();
+    s.time_stride = in.next();
+    s.row_stride = in.next();
+    s.initial = in.pointer<const void>();
+    call.streams.push_back(s);
+  }
+  for (size_t i = 0; i < plan.carry.size(); ++i) {
+    call.carry_init.push_back(in.pointer<const void>());
+    call.carry_final.push_back(in.pointer<void>());
+  }
+  for (int64_t i = 0; i < plan.n_vectors; ++i) call.vectors.push_back(in.pointer<const void>());
+  for (size_t i = 0; i < plan.maps.size(); ++i) {
+    MatrixArg m{};
+    m.base = in.pointer<const void>();
+    m.group_stride = in.next();
+    m.k_stride = in.next();
+    m.n_stride = in.next();
+    call.maps.push_back(m);
+  }
+  for (size_t i = 0; i < plan.sums.size(); ++i) call.sums.push_back(in.pointer<void>());
+  for (size_t i = 0; i < plan.outers.size(); ++i) {
+    OuterArg o{};
+    o.base = in.pointer<void>();
+    o.group_stride = in.next();
+    o.k_stride = in.next();
+    o.n_stride = in.next();
+    call.outers.push_back(o);
+  }
+  if (!in.at_end()) throw std::invalid_argument("call: too many values");
+  return call;
+}
+
+void run(const Plan& plan, bool is_double, const std::vector<int64_t>& values) {
+  const Call call = read_call(plan, values);
+  nb::gil_scoped_release release;
+  if (is_double) {
+    run_plan<double>(plan, call);
+  } else {
+    run_plan<float>(plan, call);
+  }
+}
+
+}  // namespace
+}  // namespace ostinato
+
+void bind_loop(nb::module_& m) {
+  using namespace ostinato;
+  nb::class_<Plan>(m, "Plan", "A step's plan, decoded. The caller keeps memory alive during run().")
+      .def("__init__",
+           [](Plan* self, const std::vector<int64_t>& code, const std::vector<double>& consts) {
+             new (self) Plan(decode_plan(code, consts));
+           },
+           nb::arg("code"), nb::arg("consts"))
+      .def("run", &run, nb::arg("is_double"), nb::arg("values"),
+           "Run through time on the raw memory that `values` points at.");
+}

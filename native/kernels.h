@@ -1,0 +1,107 @@
+// What one instruction set offers the time loop: a table of function pointers for each element
+// type. The same sources (gemm.inc.h, pointwise.inc.h) are compiled once for each instruction set;
+// everything else in the engine is compiled once, for the baseline, and calls through this table.
+#pragma once
+
+#include <cstdint>
+
+namespace ostinato {
+
+// One operand of a pointwise kernel: element (r, c) is p[r * row_stride + c * col_stride].
+// col_stride is 1, or 0 for one value per row; row_stride is 0 for what all rows share.
+template <class T>
+struct In {
+  const T* p;
+  int64_t row_stride;
+  int32_t col_stride;
+};
+
+// Pointwise operations, in the order of the dispatch table. The names are the IR's.
+enum class Op : int32_t {
+  // one argument
+  kCopy, kNeg, kAbs, kSign, kFloor, kReciprocal, kSqrt, kRsqrt, kExp, kExpm1, kLog, kLog1p, kSin,
+  kCos, kTanh, kSigmoid, kErf, kRelu,
+  // two arguments
+  kAdd, kSub, kMul, kDiv, kMax, kMin, kPow, kLt, kLe, kGt, kGe, kEq, kNe,
+  // three arguments; kMulAdd is a * b + c, kNegMulAdd is c - a * b, with or without one rounding
+  kWhere, kMulAdd, kNegMulAdd,
+  // fused gradients, two arguments (g, y): g * y * (1 - y) and g * (1 - y * y), and for relu g
+  // where y > 0, else 0
+  kSigmoidGrad, kTanhGrad, kReluGrad,
+  kCount
+};
+
+template <class T>
+struct Kernels {
+  const char* isa;  // "baseline", "avx2", "avx512"
+  int vector_width;  // elements of T in a vector
+  int panel;  // columns of a packed panel
+
+  // ---- pointwise: d(r, c) = op(in[0](r, c), ...) for r < rows, c < cols. d's columns are
+  // adjacent. d may be the very same memory as an operand, never a shifted part of it.
+  using PointwiseFn = void (*)(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t cols);
+  PointwiseFn pointwise[static_cast<int>(Op::kCount)];
+
+  // ---- over features: a's rows are `groups` runs of `m` adjacent features.
+  using GroupFn = void (*)(T* d, int64_t d_stride, In<T> a, int64_t rows, int64_t groups,
+                           int64_t m);
+  GroupFn sum;  // d: (rows, groups)
+  GroupFn amax;  // d: (rows, groups); NaN if any is NaN
+  GroupFn cumsum;  // d: (rows, groups * m)
+  GroupFn cumsum_reverse;  // d(j) = a(j) + a(j + 1) + ... to the end of the run
+  GroupFn expand;  // a: (rows, groups); d: (rows, groups * m), each feature m times
+
+  // ---- moves: take: d(r, j) = a(r, index[j]), j < n; put: d(r, index[j]) += a(r, j), d of `width`
+  // features cleared first.
+  void (*take)(T* d, int64_t d_stride, In<T> a, int64_t rows, const int64_t* index, int64_t n);
+  void (*put)(T* d, int64_t d_stride, In<T> a, int64_t rows, const int64_t* index, int64_t n,
+              int64_t width);
+
+  // ---- over rows: acc[c] += sum over r of a(r, c), c < cols, summed from the first row on.
+  void (*sum_rows)(T* acc, In<T> a, int64_t rows, int64_t cols);
+
+  // ---- matrix products. A map of k inputs and n outputs is packed into ceil(n / panel) panels;
+  // panel j holds columns [j * panel, (j + 1) * panel), k rows of `panel` elements, zeros past n.
+  // Element (i, j) of the map is w[i * k_stride + j * n_stride].
+  void (*pack)(T* packed, const T* w, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n);
+  // out[i][0..n) = (accumulate ? out[i] : 0) + bias + a[i][0..k) * map, for i < rows; a[i], out[i]
+  // point at rows; bias may be null. Only columns [n_begin, n_end) are touched; n_begin is a
+  // multiple of panel.
+  void (*gemm)(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n_begin,
+               int64_t n_end, T* const* out, const T* bias, bool accumulate);
+  // g(j, i) += sum over r of dz[r][j] * a[r][i] for j < n, i < k; g(j, i) = g[j * n_stride + i *
+  // k_stride], one of the two strides is 1. scratch: outer_scratch(rows, k, n) elements, 64-byte
+  // aligned. A zero row in `a` may be any pointer to k zeros.
+  void (*outer)(const T* const* a, const T* const* dz, int64_t rows, int64_t k, int64_t n, T* g,
+                int64_t n_stride, int64_t k_stride, T* scratch);
+  int64_t (*outer_scratch)(int64_t rows, int64_t k, int64_t n);
+};
+
+inline int64_t packed_size(int64_t panel, int64_t k, int64_t n) {
+  return (n + panel - 1) / panel * panel * k;
+}
+
+// The tables, one definition per instruction set (isa_baseline.cpp, isa_avx2.cpp, isa_avx512.cpp).
+namespace isa_baseline {
+const Kernels<float>& kernels_f32();
+const Kernels<double>& kernels_f64();
+}  // namespace isa_baseline
+namespace isa_avx2 {
+const Kernels<float>& kernels_f32();
+const Kernels<double>& kernels_f64();
+}  // namespace isa_avx2
+namespace isa_avx512 {
+const Kernels<float>& kernels_f32();
+const Kernels<double>& kernels_f64();
+}  // namespace isa_avx512
+
+// Chosen at import: the best that the machine has, or what OSTINATO_ISA names (isa.cpp).
+// select_isa throws std::invalid_argument with the list of available names.
+const char* const* available_isas(int* count);
+void select_isa(const char* name);
+template <class T>
+const Kernels<T>& kernels();  // of the selected instruction set
+template <class T>
+const Kernels<T>& kernels_of(const char* name);  // of the one named; throws as select_isa does
+
+}  // namespace ostinato

@@ -1,0 +1,683 @@
+// The time loop. Rows are divided among teams of threads; a team runs its rows through all steps
+// without waiting for another team. A team of several threads (few rows, or maps too large for one
+// core's cache) divides the columns of each product and the rows of each segment, and meets at a
+// barrier after each.
+//
+// Time goes in chunks of steps: hoisted instructions run on all rows of the chunk, then the loop
+// step by step, then the deferred instructions on all rows of the chunk. So what they hand to one
+// another stays in cache, and no buffer grows with T.
+#include "loop.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+#include "pool.h"
+
+namespace ostinato {
+namespace {
+
+constexpr int64_t kChunkRows = 256;  // rows of hoisted and deferred products
+constexpr int64_t kTileElements = 8192;  // of all values of a segment's tile: about a level-1 cache
+constexpr int64_t kTeamRows = 4;  // fewer rows than this for each thread: divide columns instead
+
+struct Rows {  // a matrix in memory, as seen by a segment: first row and distance of rows
+  void* base;
+  int64_t stride;
+};
+
+// Memory for one call, taken from a buffer that the calling thread keeps for its next call.
+class Scratch {
+ public:
+  template <class T>
+  T* take(int64_t elements) {
+    const int64_t bytes = (elements * static_cast<int64_t>(sizeof(T)) + 127) / 64 * 64;
+    used_ += bytes;
+    return base_ ? reinterpret_cast<T*>(base_ + used_ - bytes) : nullptr;
+  }
+  // The same sequence of take() calls is made twice: to count, then to hand out.
+  void begin_count() {
+    base_ = nullptr;
+    used_ = 0;
+  }
+  void begin_take() {
+    if (used_ > capacity_) {
+      buffer_.reset();
+      capacity_ = 0;
+      buffer_.reset(static_cast<char*>(::operator new(static_cast<size_t>(used_), kAlign)));
+      capacity_ = used_;
+    }
+    base_ = buffer_.get();
+    used_ = 0;
+  }
+  void poison() const {
+    const double nan = std::numeric_limits<double>::signaling_NaN();
+    // A double's NaN is a NaN in both of its halves read as floats, too, if both have one.
+    uint64_t bits;
+    std::memcpy(&bits, &nan, 8);
+    bits |= 0x7fa00000u;
+    for (int64_t i = 0; i + 8 <= capacity_; i += 8) std::memcpy(buffer_.get() + i, &bits, 8);
+  }
+  void release_if_large() {
+    if (capacity_ > kKeep) {
+      buffer_.reset();
+      capacity_ = 0;
+    }
+  }
+
+ private:
+  static constexpr std::align_val_t kAlign{64};
+  static constexpr int64_t kKeep = int64_t{64} << 20;
+  struct Free {
+    void operator()(char* p) const { ::operator delete(p, kAlign); }
+  };
+  std::unique_ptr<char, Free> buffer_;
+  char* base_ = nullptr;
+  int64_t capacity_ = 0, used_ = 0;
+};
+
+template <class T>
+struct Shared {  // by all threads of the call
+  const Plan& plan;
+  const Call& call;
+  const Kernels<T>& kernels;
+  std::vector<T> consts;
+  std::vector<T*> packed;  // by map
+  T* zeros = nullptr;  // as wide as the widest stream
+  int threads = 1;
+};
+
+template <class T>
+struct Team {
+  int64_t begin = 0, rows = 0;  // of the batch
+  int members = 1;
+  int64_t chunk_steps = 1, chunk_rows = 0;
+  std::vector<T*> carry[2];
+  std::vector<T*> step, chunk, stream_scratch;
+  std::vector<T*> outers;
+  std::unique_ptr<Barrier> barrier;
+};
+
+template <class T>
+struct Worker {
+  Team<T>* team = nullptr;
+  int member = 0;
+  T* tile = nullptr;
+  std::vector<T*> sums;
+  const T** a_rows = nullptr;
+  T** out_rows = nullptr;
+  T* outer_scratch = nullptr;
+};
+
+template <class T>
+class Body {
+ public:
+  Body(const Shared<T>& shared, const Worker<T>& worker)
+      : plan_(shared.plan), call_(shared.call), k_(shared.kernels), shared_(shared),
+        worker_(worker), team_(*worker.team) {}
+
+  void run() {
+    clear_gradients();
+    start_carry();
+    const int64_t steps = call_.steps, size = team_.chunk_steps;
+    for (int64_t done = 0; done < steps; done += size) {
+      const int64_t count = std::min(size, steps - done);
+      first_ = plan_.backward ? steps - done - count : done;
+      last_ = first_ + count;
+      run_chunk(done);
+    }
+    finish_carry();
+  }
+
+ private:
+  // ---- geometry ----
+
+  int64_t active(int64_t u) const {
+    return std::clamp<int64_t>(call_.active[u] - team_.begin, 0, team_.rows);
+  }
+
+  int64_t time(int64_t u, int64_t row) const {
+    return call_.reverse ? call_.length[row] - 1 - u : u;
+  }
+
+  int64_t batch(int64_t row) const { return call_.order.empty() ? row : call_.order[row]; }
+
+  bool is_reset(int64_t u, int64_t row) const {
+    return call_.reset != nullptr &&
+           call_.reset[time(u, row) * call_.reset_time_stride +
+                       batch(row) * call_.reset_row_stride] != 0;
+  }
+
+  bool any_reset(int64_t u, int64_t lo, int64_t hi) const {
+    if (call_.reset == nullptr) return false;
+    for (int64_t i = lo; i < hi; ++i) {
+      if (is_reset(u, team_.begin + i)) return true;
+    }
+    return false;
+  }
+
+  // This member's rows [lo, hi) of the n that are running. A row has one member for all its steps,
+  // so that what a step leaves in a row's buffers needs no barrier.
+  std::pair<int64_t, int64_t> share(int64_t n) const {
+    const int64_t lo = team_.rows * worker_.member / team_.members;
+    const int64_t hi = team_.rows * (worker_.member + 1) / team_.members;
+    return {std::min(n, lo), std::min(n, hi)};
+  }
+
+  void meet() const {
+    if (team_.members > 1) team_.barrier->wait();
+  }
+
+  // ---- streams ----
+
+  T* stream_row(const Stream& s, const StreamArg& arg, int64_t u, int64_t row) const {
+    T* base = static_cast<T*>(arg.base);
+    if (s.kept) return base + (call_.offset[u] + row) * arg.row_stride;
+    const int64_t t = time(u, row);
+    if (call_.packed) return base + (call_.offset[t] + row) * arg.row_stride;
+    return base + t * arg.time_stride + batch(row) * arg.row_stride;
+  }
+
+  // The row as the step sees it: of the previous step, where the stream stands for that.
+  T* seen_row(int32_t id, int64_t u, int64_t row) const {
+    const Stream& s = plan_.streams[id];
+    if (s.previous_of < 0) return stream_row(s, call_.streams[id], u, row);
+    if (is_reset(u, row)) return shared_.zeros;
+    if (u == 0) {
+      return const_cast<T*>(static_cast<const T*>(call_.streams[id].initial)) + row * s.width;
+    }
+    return stream_row(plan_.streams[s.previous_of], call_.streams[s.previous_of], u - 1, row);
+  }
+
+  bool evenly_spaced(int32_t id, int64_t u, int64_t lo, int64_t hi) const {
+    const Stream& s = plan_.streams[id];
+    if (s.previous_of >= 0) {
+      if (any_reset(u, lo, hi)) return false;
+      if (u == 0) return true;
+    }
+    if (plan_.streams[s.previous_of >= 0 ? s.previous_of : id].kept) return true;
+    return call_.order.empty() && (!call_.reverse || call_.uniform);
+  }
+
+  int64_t row_distance(int32_t id, int64_t u) const {
+    const Stream& s = plan_.streams[id];
+    if (s.previous_of < 0) return call_.streams[id].row_stride;
+    return u == 0 ? s.width : call_.streams[s.previous_of].row_stride;
+  }
+
+  // Rows [lo, hi) of a stream for a segment: in place, or gathered into scratch memory.
+  void open_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
+    opened_.assign(plan_.streams.size(), Rows{nullptr, 0});
+    if (lo == hi) return;
+    for (int32_t id : plan_.segment_reads[phase]) open_stream(id, u, lo, hi, true);
+    for (int32_t id : plan_.segment_writes[phase]) {
+      if (opened_[id].base == nullptr) open_stream(id, u, lo, hi, false);
+    }
+  }
+
+  void open_stream(int32_t id, int64_t u, int64_t lo, int64_t hi, bool read) {
+    if (evenly_spaced(id, u, lo, hi)) {
+      const int64_t distance = row_distance(id, u);
+      opened_[id] = {seen_row(id, u, team_.begin + lo) - lo * distance, distance};
+      return;
+    }
+    const int64_t width = plan_.streams[id].width;
+    T* scratch = team_.stream_scratch[id];
+    opened_[id] = {scratch, width};
+    if (!read) return;
+    for (int64_t i = lo; i < hi; ++i) {
+      std::memcpy(scratch + i * width, seen_row(id, u, team_.begin + i),
+                  static_cast<size_t>(width) * sizeof(T));
+    }
+  }
+
+  void close_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
+    for (int32_t id : plan_.segment_writes[phase]) {
+      T* scratch = team_.stream_scratch[id];
+      if (opened_[id].base != scratch) continue;
+      const int64_t width = plan_.streams[id].width;
+      for (int64_t i = lo; i < hi; ++i) {
+        std::memcpy(seen_row(id, u, team_.begin + i), scratch + i * width,
+                    static_cast<size_t>(width) * sizeof(T));
+      }
+    }
+  }
+
+  // ---- carried values ----
+
+  void start_carry() {
+    const auto [lo, hi] = share(team_.rows);
+    for (size_t slot = 0; slot < plan_.carry.size(); ++slot) {
+      const int64_t width = plan_.carry[slot];
+      const T* init = static_cast<const T*>(call_.carry_init[slot]) + team_.begin * width;
+      // Backward, a row joins at its own last step, whichever buffer is then read.
+      for (int b = 0; b < (plan_.backward ? 2 : 1); ++b) {
+        std::copy(init + lo * width, init + hi * width, team_.carry[b][slot] + lo * width);
+      }
+    }
+    meet();
+  }
+
+  void finish_carry() {
+    const auto [lo, hi] = share(team_.rows);
+    for (size_t slot = 0; slot < plan_.carry.size(); ++slot) {
+      const int64_t width = plan_.carry[slot];
+      T* out = static_cast<T*>(call_.carry_final[slot]) + team_.begin * width;
+      for (int64_t i = lo; i < hi; ++i) {
+        const int64_t made = plan_.backward ? call_.steps : call_.length[team_.begin + i];
+        const T* from = team_.carry[made & 1][slot] + i * width;
+        std::copy(from, from + width, out + i * width);
+      }
+    }
+  }
+
+  void clear_carry_rows(int parity, int64_t u, int64_t n) {
+    const bool cut = plan_.backward && call_.truncate > 0 && u > 0;
+    if (call_.reset == nullptr && !cut) return;
+    const auto [lo, hi] = share(n);
+    for (int64_t i = lo; i < hi; ++i) {
+      const int64_t row = team_.begin + i;
+      if (!is_reset(u, row) && !(cut && (call_.length[row] - u) % call_.truncate == 0)) continue;
+      for (size_t slot = 0; slot < plan_.carry.size(); ++slot) {
+        T* p = team_.carry[parity][slot] + i * plan_.carry[slot];
+        std::fill(p, p + plan_.carry[slot], T(0));
+      }
+    }
+    meet();
+  }
+
+  // ---- running ----
+
+  void run_chunk(int64_t done) {
+    local_.assign(static_cast<size_t>(last_ - first_) + 1, 0);
+    for (int64_t u = first_; u < last_; ++u) local_[u - first_ + 1] = local_[u - first_] + active(u);
+    run_deferred(kPre);
+    for (int64_t j = 0; j < last_ - first_; ++j) {
+      const int64_t u = plan_.backward ? last_ - 1 - j : first_ + j;
+      const int64_t n = active(u);
+      parity_ = static_cast<int>((done + j) & 1);
+      if (n == 0) continue;
+      if (!plan_.backward) clear_carry_rows(parity_, u, n);
+      const auto [lo, hi] = share(n);
+      open_streams(kLoop, u, lo, hi);
+      for (const Instr& instr : plan_.phases[kLoop]) {
+        if (instr.kind == InstrKind::kSegment) {
+          segment(instr, u, lo, hi);
+        } else {
+          product(instr, u, u + 1);
+        }
+        meet();
+      }
+      close_streams(kLoop, u, lo, hi);
+      if (plan_.backward) clear_carry_rows(parity_ ^ 1, u, n);
+    }
+    run_deferred(kPost);
+  }
+
+  void run_deferred(int phase) {
+    for (const Instr& instr : plan_.phases[phase]) {
+      if (instr.kind == InstrKind::kSegment) {
+        for (int64_t u = first_; u < last_; ++u) {
+          const auto [lo, hi] = share(active(u));
+          open_streams(phase, u, lo, hi);
+          segment(instr, u, lo, hi);
+          close_streams(phase, u, lo, hi);
+        }
+      } else {
+        product(instr, first_, last_);
+      }
+      meet();
+    }
+  }
+
+  // Where an operand's rows of step u are; for spaces that have rows.
+  Rows rows_of(const Operand& o, int64_t u) const {
+    switch (o.space) {
+      case Space::kCarryIn:
+        return {team_.carry[parity_][o.id] + o.offset, plan_.carry[o.id]};
+      case Space::kCarryOut:
+        return {team_.carry[parity_ ^ 1][o.id] + o.offset, plan_.carry[o.id]};
+      case Space::kStep:
+        return {team_.step[o.id] + o.offset, plan_.step[o.id]};
+      case Space::kChunk: {
+        const int64_t width = plan_.chunk[o.id];
+        return {team_.chunk[o.id] + local_[u - first_] * width + o.offset, width};
+      }
+      case Space::kStream:
+        return {static_cast<T*>(opened_[o.id].base) + o.offset, opened_[o.id].stride};
+      default:
+        return {nullptr, 0};
+    }
+  }
+
+  // Row pointers of an operand for all rows of steps [from, to). Returns how many.
+  template <class P>
+  int64_t point(const Operand& o, int64_t from, int64_t to, P* out) const {
+    int64_t count = 0;
+    for (int64_t u = from; u < to; ++u) {
+      const int64_t n = active(u);
+      if (o.space == Space::kStream) {
+        if (n > 0 && evenly_spaced(o.id, u, 0, n)) {
+          T* row = seen_row(o.id, u, team_.begin) + o.offset;
+          const int64_t distance = row_distance(o.id, u);
+          for (int64_t i = 0; i < n; ++i) out[count++] = row + i * distance;
+        } else {
+          for (int64_t i = 0; i < n; ++i) {
+            T* row = seen_row(o.id, u, team_.begin + i);
+            out[count++] = row == shared_.zeros ? row : row + o.offset;
+          }
+        }
+        continue;
+      }
+      const Rows rows = rows_of(o, u);
+      T* row = static_cast<T*>(rows.base);
+      for (int64_t i = 0; i < n; ++i) out[count++] = row + i * rows.stride;
+    }
+    return count;
+  }
+
+  void product(const Instr& instr, int64_t from, int64_t to) {
+    const int64_t rows = point(instr.a, from, to, worker_.a_rows);
+    if (rows == 0) return;
+    point(instr.out, from, to, worker_.out_rows);
+    const Map& map = instr.kind == InstrKind::kGemm ? plan_.maps[instr.id] : plan_.outers[instr.id];
+    const int64_t panel = k_.panel, panels = (map.n + panel - 1) / panel;
+    const int64_t begin = std::min(map.n, panels * worker_.member / team_.members * panel);
+    const int64_t end = std::min(map.n, panels * (worker_.member + 1) / team_.members * panel);
+    for (int64_t g = 0; g < map.groups; ++g) {
+      if (g > 0) {
+        for (int64_t i = 0; i < rows; ++i) {
+          if (worker_.a_rows[i] != shared_.zeros) worker_.a_rows[i] += map.k;
+          worker_.out_rows[i] += map.n;
+        }
+      }
+      if (begin == end) continue;
+      if (instr.kind == InstrKind::kGemm) {
+        const T* bias = instr.bias < 0 ? nullptr : vector(instr.bias) + g * map.n;
+        k_.gemm(worker_.a_rows, rows, map.k,
+                shared_.packed[instr.id] + g * packed_size(panel, map.k, map.n), begin, end,
+                worker_.out_rows, bias, instr.accumulate);
+      } else {
+        weight_gradient(instr, map, g, rows, begin, end);
+      }
+    }
+  }
+
+  void weight_gradient(const Instr& instr, const Map& map, int64_t g, int64_t rows, int64_t begin,
+                       int64_t end) {
+    const OuterArg& arg = call_.outers[instr.id];
+    for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] += begin;
+    k_.outer(worker_.a_rows, const_cast<const T* const*>(worker_.out_rows), rows, map.k,
+             end - begin, team_.outers[instr.id] + g * arg.group_stride + begin * arg.n_stride,
+             arg.n_stride, arg.k_stride, worker_.outer_scratch);
+    for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] -= begin;
+  }
+
+  const T* vector(int32_t id) const { return static_cast<const T*>(call_.vectors[id]); }
+
+  In<T> input(const Operand& o, int64_t u, int64_t row, int64_t tile_rows) const {
+    const int32_t col = o.broadcast ? 0 : 1;
+    switch (o.space) {
+      case Space::kConst:
+        return {&shared_.consts[o.id], 0, 0};
+      case Space::kVector:
+        return {vector(o.id) + o.offset, 0, col};
+      case Space::kTile:
+        return {tile_slot(o.id, tile_rows) + o.offset, plan_.tile[o.id], col};
+      default: {
+        const Rows rows = rows_of(o, u);
+        return {static_cast<const T*>(rows.base) + row * rows.stride, rows.stride, col};
+      }
+    }
+  }
+
+  T* tile_slot(int32_t id, int64_t tile_rows) const {
+    return worker_.tile + plan_.tile_begin[id] * tile_rows;
+  }
+
+  void segment(const Instr& instr, int64_t u, int64_t lo, int64_t hi) {
+    if (lo == hi) return;
+    const int64_t width = std::max(instr.touched, plan_.tile_width);
+    const int64_t tile = std::clamp<int64_t>(kTileElements / width, 1, hi - lo);
+    for (int64_t row = lo; row < hi; row += tile) {
+      const int64_t rows = std::min(tile, hi - row);
+      for (const SegmentOp& op : instr.ops) segment_op(op, u, row, rows, tile);
+    }
+  }
+
+  void segment_op(const SegmentOp& op, int64_t u, int64_t row, int64_t rows, int64_t tile) {
+    In<T> in[3];
+    for (int i = 0; i < op.n_src; ++i) in[i] = input(op.src[i], u, row, tile);
+    if (op.code == kCodeSumRows) {
+      k_.sum_rows(worker_.sums[op.dst.id], in[0], rows, op.cols);
+      return;
+    }
+    const In<T> dst = input(op.dst, u, row, tile);
+    T* d = const_cast<T*>(dst.p);
+    if (op.code < kGroupCode) {
+      k_.pointwise[op.code](d, dst.row_stride, in, rows, op.cols);
+      return;
+    }
+    const int64_t groups = op.extra;
+    switch (op.code) {
+      case kCodeSum:
+      case kCodeAmax: {
+        // cols counts the features of the operand here, the destination has one for each group.
+        const auto fn = op.code == kCodeSum ? k_.sum : k_.amax;
+        fn(d, dst.row_stride, in[0], rows, groups, op.cols / groups);
+        break;
+      }
+      case kCodeCumsum:
+        k_.cumsum(d, dst.row_stride, in[0], rows, groups, op.cols / groups);
+        break;
+      case kCodeCumsumReverse:
+        k_.cumsum_reverse(d, dst.row_stride, in[0], rows, groups, op.cols / groups);
+        break;
+      case kCodeExpand:
+        k_.expand(d, dst.row_stride, in[0], rows, groups, op.cols / groups);
+        break;
+      case kCodeTake:
+        k_.take(d, dst.row_stride, in[0], rows, plan_.tables[op.extra].data(), op.cols);
+        break;
+      case kCodePut: {
+        const auto& index = plan_.tables[op.extra];
+        k_.put(d, dst.row_stride, in[0], rows, index.data(), static_cast<int64_t>(index.size()),
+               op.cols);
+        break;
+      }
+      default:
+        break;
+    }
+  }
+
+  void clear_gradients() {
+    for (size_t i = 0; i < plan_.sums.size(); ++i) {
+      std::fill(worker_.sums[i], worker_.sums[i] + plan_.sums[i], T(0));
+    }
+    for (size_t i = 0; i < plan_.outers.size(); ++i) {
+      const Map& m = plan_.outers[i];
+      const int64_t size = m.groups * m.k * m.n;
+      std::fill(team_.outers[i] + size * worker_.member / team_.members,
+                team_.outers[i] + size * (worker_.member + 1) / team_.members, T(0));
+    }
+    meet();
+  }
+
+  const Plan& plan_;
+  const Call& call_;
+  const Kernels<T>& k_;
+  const Shared<T>& shared_;
+  const Worker<T>& worker_;
+  Team<T>& team_;
+  int64_t first_ = 0, last_ = 0;  // steps of the chunk
+  int parity_ = 0;
+  std::vector<int64_t> local_;  // by step of the chunk: rows before it
+  std::vector<Rows> opened_;
+};
+
+// Rows of each team: bounds such that each has about the same number of steps in all.
+std::vector<int64_t> divide_rows(const Call& call, int64_t teams) {
+  int64_t total = 0;
+  for (int64_t n : call.length) total += n;
+  std::vector<int64_t> bounds{0};
+  int64_t row = 0, sum = 0;
+  for (int64_t t = 1; t < teams; ++t) {
+    while (row < call.rows && (sum + call.length[row] / 2) * teams < total * t) {
+      sum += call.length[row++];
+    }
+    bounds.push_back(row);
+  }
+  bounds.push_back(call.rows);
+  return bounds;
+}
+
+template <class T>
+void pack_maps(const Shared<T>& shared, int worker) {
+  const int64_t panel = shared.kernels.panel;
+  for (size_t i = 0; i < shared.plan.maps.size(); ++i) {
+    const Map& m = shared.plan.maps[i];
+    const MatrixArg& arg = shared.call.maps[i];
+    const int64_t panels = (m.n + panel - 1) / panel;
+    const int64_t begin = panels * worker / shared.threads * panel;
+    const int64_t end = std::min(m.n, panels * (worker + 1) / shared.threads * panel);
+    if (begin >= end) continue;
+    for (int64_t g = 0; g < m.groups; ++g) {
+      shared.kernels.pack(shared.packed[i] + g * packed_size(panel, m.k, m.n) + begin * m.k,
+                          static_cast<const T*>(arg.base) + g * arg.group_stride +
+                              begin * arg.n_stride,
+                          arg.k_stride, arg.n_stride, m.k, end - begin);
+    }
+  }
+}
+
+// Sums what teams and threads gathered apart, in a fixed order.
+template <class T>
+void reduce(const Shared<T>& shared, std::vector<Team<T>>& teams, std::vector<Worker<T>>& workers,
+            int worker) {
+  for (size_t i = 0; i < shared.plan.outers.size(); ++i) {
+    const Map& m = shared.plan.outers[i];
+    const int64_t size = m.groups * m.k * m.n;
+    const int64_t lo = size * worker / shared.threads, hi = size * (worker + 1) / shared.threads;
+    T* to = teams[0].outers[i];
+    for (size_t t = 1; t < teams.size(); ++t) {
+      const T* from = teams[t].outers[i];
+      for (int64_t j = lo; j < hi; ++j) to[j] += from[j];
+    }
+  }
+  if (worker != 0) return;
+  for (size_t i = 0; i < shared.plan.sums.size(); ++i) {
+    T* to = static_cast<T*>(shared.call.sums[i]);
+    const int64_t width = shared.plan.sums[i];
+    std::copy(workers[0].sums[i], workers[0].sums[i] + width, to);
+    for (size_t w = 1; w < workers.size(); ++w) {
+      for (int64_t j = 0; j < width; ++j) to[j] += workers[w].sums[i][j];
+    }
+  }
+}
+
+template <class T>
+void allocate(Scratch& scratch, Shared<T>& shared, std::vector<Team<T>>& teams,
+              std::vector<Worker<T>>& workers) {
+  const Plan& plan = shared.plan;
+  int64_t widest = 1, outer = 0;
+  for (const Stream& s : plan.streams) widest = std::max(widest, s.width);
+  shared.packed.clear();
+  for (const Map& m : plan.maps) {
+    shared.packed.push_back(
+        scratch.take<T>(m.groups * packed_size(shared.kernels.panel, m.k, m.n)));
+  }
+  shared.zeros = scratch.take<T>(widest);
+  for (Team<T>& team : teams) {
+    for (auto& carry : team.carry) {
+      carry.clear();
+      for (int64_t w : plan.carry) carry.push_back(scratch.take<T>(w * team.rows));
+    }
+    team.step.clear();
+    for (int64_t w : plan.step) team.step.push_back(scratch.take<T>(w * team.rows));
+    team.chunk.clear();
+    for (int64_t w : plan.chunk) team.chunk.push_back(scratch.take<T>(w * team.chunk_rows));
+    team.stream_scratch.clear();
+    for (const Stream& s : plan.streams) {
+      team.stream_scratch.push_back(scratch.take<T>(s.width * team.rows));
+    }
+    team.outers.clear();
+    for (size_t i = 0; i < plan.outers.size(); ++i) {
+      const Map& m = plan.outers[i];
+      const bool first = &team == &teams[0];
+      team.outers.push_back(first ? static_cast<T*>(shared.call.outers[i].base)
+                                  : scratch.take<T>(m.groups * m.k * m.n));
+      outer = std::max(outer, shared.kernels.outer_scratch(team.chunk_rows, m.k, m.n));
+    }
+  }
+  for (Worker<T>& worker : workers) {
+    // A tile has at most kTileElements in all, or one row.
+    worker.tile = scratch.take<T>(std::max(plan.tile_width, kTileElements));
+    worker.sums.clear();
+    for (int64_t w : plan.sums) worker.sums.push_back(scratch.take<T>(w));
+    const int64_t rows = std::max(worker.team->chunk_rows, worker.team->rows);
+    worker.a_rows = scratch.take<const T*>(rows);
+    worker.out_rows = scratch.take<T*>(rows);
+    worker.outer_scratch = scratch.take<T>(outer);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void run_plan(const Plan& plan, const Call& call) {
+  static thread_local Scratch scratch;
+  Shared<T> shared{plan, call, kernels<T>(), {}, {}, nullptr, 1};
+  for (double c : plan.consts) shared.consts.push_back(static_cast<T>(c));
+
+  const int64_t asked = std::max<int64_t>(1, call.threads);
+  const bool by_rows = call.rows >= kTeamRows * asked || asked == 1;
+  const int64_t n_teams = by_rows ? asked : 1;
+  const int64_t members = by_rows ? 1 : asked;
+  shared.threads = static_cast<int>(n_teams * members);
+  const bool chunked = !plan.phases[kPre].empty() || !plan.phases[kPost].empty();
+  const std::vector<int64_t> bounds = divide_rows(call, n_teams);
+  std::vector<Team<T>> teams(static_cast<size_t>(n_teams));
+  std::vector<Worker<T>> workers(static_cast<size_t>(shared.threads));
+  for (int64_t t = 0; t < n_teams; ++t) {
+    Team<T>& team = teams[t];
+    team.begin = bounds[t];
+    team.rows = bounds[t + 1] - bounds[t];
+    team.members = static_cast<int>(members);
+    team.chunk_steps = std::max<int64_t>(1, call.steps);
+    if (chunked && team.rows > 0) {
+      const int64_t steps = (kChunkRows + team.rows - 1) / team.rows;
+      team.chunk_steps = std::clamp<int64_t>(steps, 1, team.chunk_steps);
+    }
+    team.chunk_rows = team.rows * team.chunk_steps;
+    if (members > 1) team.barrier = std::make_unique<Barrier>(team.members);
+    for (int64_t m = 0; m < members; ++m) {
+      Worker<T>& worker = workers[t * members + m];
+      worker.team = &team;
+      worker.member = static_cast<int>(m);
+    }
+  }
+  scratch.begin_count();
+  allocate(scratch, shared, teams, workers);
+  scratch.begin_take();
+  if (call.poison) scratch.poison();
+  allocate(scratch, shared, teams, workers);
+  int64_t widest = 1;
+  for (const Stream& s : plan.streams) widest = std::max(widest, s.width);
+  std::fill(shared.zeros, shared.zeros + widest, T(0));
+
+  Barrier all(shared.threads);
+  parallel(shared.threads, [&](int w) {
+    pack_maps(shared, w);
+    if (shared.threads > 1) all.wait();
+    Body<T>(shared, workers[w]).run();
+    if (shared.threads > 1) all.wait();
+    reduce(shared, teams, workers, w);
+  });
+  scratch.release_if_large();
+}
+
+template void run_plan<float>(const Plan&, const Call&);
+template void run_plan<double>(const Plan&, const Call&);
+
+}  // namespace ostinato

@@ -1,0 +1,122 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace ostinato {
+namespace {
+
+class Reader {
+ public:
+  explicit Reader(const std::vector<int64_t>& code) : code_(code) {}
+
+  int64_t next() {
+    if (at_ >= code_.size()) throw std::invalid_argument("plan: the code ends too early");
+    return code_[at_++];
+  }
+  bool at_end() const { return at_ == code_.size(); }
+
+  std::vector<int64_t> list() {
+    std::vector<int64_t> out(static_cast<size_t>(next()));
+    for (auto& v : out) v = next();
+    return out;
+  }
+
+  Operand operand() {
+    Operand o;
+    o.space = static_cast<Space>(next());
+    o.id = static_cast<int32_t>(next());
+    o.offset = static_cast<int32_t>(next());
+    o.broadcast = next() != 0;
+    return o;
+  }
+
+ private:
+  const std::vector<int64_t>& code_;
+  size_t at_ = 0;
+};
+
+Map read_map(Reader& in) {
+  Map m;
+  m.groups = in.next();
+  m.k = in.next();
+  m.n = in.next();
+  return m;
+}
+
+Instr read_instr(Reader& in) {
+  Instr instr;
+  instr.kind = static_cast<InstrKind>(in.next());
+  if (instr.kind == InstrKind::kSegment) {
+    instr.ops.resize(static_cast<size_t>(in.next()));
+    for (SegmentOp& op : instr.ops) {
+      op.code = static_cast<int32_t>(in.next());
+      op.cols = in.next();
+      op.extra = in.next();
+      op.dst = in.operand();
+      op.n_src = static_cast<int32_t>(in.next());
+      if (op.n_src < 1 || op.n_src > 3) throw std::invalid_argument("plan: 1 to 3 operands");
+      for (int i = 0; i < op.n_src; ++i) op.src[i] = in.operand();
+    }
+    return instr;
+  }
+  instr.id = static_cast<int32_t>(in.next());
+  instr.a = in.operand();
+  instr.out = in.operand();
+  instr.bias = static_cast<int32_t>(in.next());
+  instr.accumulate = in.next() != 0;
+  return instr;
+}
+
+void add_once(std::vector<int32_t>& list, int32_t value) {
+  if (std::find(list.begin(), list.end(), value) == list.end()) list.push_back(value);
+}
+
+}  // namespace
+
+Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& consts) {
+  Reader in(code);
+  Plan plan;
+  plan.consts = consts;
+  plan.backward = in.next() != 0;
+  plan.streams.resize(static_cast<size_t>(in.next()));
+  for (Stream& s : plan.streams) {
+    s.width = in.next();
+    s.kept = in.next() != 0;
+    s.previous_of = static_cast<int32_t>(in.next());
+  }
+  plan.carry = in.list();
+  plan.step = in.list();
+  plan.chunk = in.list();
+  plan.tile = in.list();
+  plan.tile_width = 0;
+  for (int64_t width : plan.tile) {
+    plan.tile_begin.push_back(plan.tile_width);
+    plan.tile_width += width;
+  }
+  plan.n_vectors = in.next();
+  plan.maps.resize(static_cast<size_t>(in.next()));
+  for (Map& m : plan.maps) m = read_map(in);
+  plan.sums = in.list();
+  plan.outers.resize(static_cast<size_t>(in.next()));
+  for (Map& m : plan.outers) m = read_map(in);
+  plan.tables.resize(static_cast<size_t>(in.next()));
+  for (auto& t : plan.tables) t = in.list();
+  for (int phase = 0; phase < 3; ++phase) {
+    plan.phases[phase].resize(static_cast<size_t>(in.next()));
+    for (Instr& instr : plan.phases[phase]) {
+      instr = read_instr(in);
+      for (const SegmentOp& op : instr.ops) {
+        instr.touched += op.cols;
+        for (int i = 0; i < op.n_src; ++i) {
+          if (op.src[i].space == Space::kStream) add_once(plan.segment_reads[phase], op.src[i].id);
+        }
+        if (op.dst.space == Space::kStream) add_once(plan.segment_writes[phase], op.dst.id);
+      }
+    }
+  }
+  if (!in.at_end()) throw std::invalid_argument("plan: the code goes on after its end");
+  return plan;
+}
+
+}  // namespace ostinato

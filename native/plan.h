@@ -1,0 +1,144 @@
+// A step's plan as the engine runs it: decoded once from the flat list of integers that
+// ostinato/engine/lowering.py writes (the two files describe the same format, in the same order).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+
+namespace ostinato {
+
+enum class Space : int32_t {
+  kStream,  // one row for each (step, row): input, output, or kept for the backward step
+  kCarryIn,  // carried value as it enters the step
+  kCarryOut,  // and as it leaves it
+  kStep,  // a buffer of this step's rows
+  kChunk,  // a buffer of all rows of the chunk of steps
+  kTile,  // a buffer of the rows of one tile, inside a segment
+  kVector,  // the same for all rows
+  kConst,
+  kSum,  // destination of sum_rows
+};
+
+struct Operand {
+  Space space;
+  int32_t id;
+  int32_t offset;  // first column
+  bool broadcast;  // one column serves all
+};
+
+struct Stream {
+  int64_t width;
+  bool kept;  // internal: rows in step order, without gaps
+  int32_t previous_of;  // the stream whose previous step this is, or -1
+};
+
+struct Map {
+  int64_t k, n;  // of one block
+  int64_t groups;
+};
+
+// Codes from kGroupCode on are not pointwise.
+enum : int32_t {
+  kGroupCode = 100,
+  kCodeSum = 100,
+  kCodeAmax,
+  kCodeCumsum,
+  kCodeCumsumReverse,
+  kCodeExpand,
+  kCodeTake,
+  kCodePut,
+  kCodeSumRows,
+};
+
+struct SegmentOp {
+  int32_t code;  // an Op, or one of the codes above
+  int64_t cols;  // of the destination
+  int64_t extra;  // groups of a group function, index table of a move
+  Operand dst;
+  int32_t n_src;
+  Operand src[3];
+};
+
+enum class InstrKind : int32_t { kGemm, kSegment, kOuter };
+
+struct Instr {
+  InstrKind kind;
+  // gemm: out = a * map (+ bias) (+ out); outer: weight gradient `id` from a and out (= dz)
+  int32_t id = -1;
+  Operand a{}, out{};
+  int32_t bias = -1;
+  bool accumulate = false;
+  std::vector<SegmentOp> ops;
+  int64_t touched = 1;  // derived: elements of a row that the segment's operations write
+};
+
+enum : int { kPre = 0, kLoop = 1, kPost = 2 };
+
+struct Plan {
+  bool backward = false;
+  std::vector<Stream> streams;
+  std::vector<int64_t> carry, step, chunk, tile;  // widths
+  int64_t n_vectors = 0;
+  std::vector<double> consts;
+  std::vector<Map> maps;
+  std::vector<int64_t> sums;  // widths
+  std::vector<Map> outers;
+  std::vector<std::vector<int64_t>> tables;
+  std::vector<Instr> phases[3];
+  // Derived: first column of each tile buffer when they lie side by side, and their total width.
+  std::vector<int64_t> tile_begin;
+  int64_t tile_width = 1;
+  // Derived: streams that segments of a phase read (gather) or write (scatter) when their rows
+  // are not evenly spaced in memory.
+  std::vector<int32_t> segment_reads[3], segment_writes[3];
+};
+
+Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& consts);
+
+// What changes from call to call. Sizes and strides are in elements, pointers to elements of the
+// plan's type.
+struct StreamArg {
+  void* base;
+  int64_t time_stride;
+  int64_t row_stride;
+  const void* initial;  // streams that are another's previous step: rows before the first
+};
+
+struct MatrixArg {
+  const void* base;
+  int64_t group_stride, k_stride, n_stride;
+};
+
+struct OuterArg {
+  void* base;
+  int64_t group_stride, k_stride, n_stride;
+};
+
+struct Call {
+  int64_t steps = 0;  // T
+  int64_t rows = 0;  // B
+  int64_t threads = 1;
+  // Rows are in order of falling length. active[u]: rows that have a step u; offset[u]: rows of
+  // all steps before u.
+  std::vector<int64_t> active, offset;
+  std::vector<int64_t> length;  // by row
+  std::vector<int64_t> order;  // row -> position in the caller's batch; empty: the same
+  bool uniform = true;  // all rows have T steps
+  bool reverse = false;  // step u of a row is the caller's time length - 1 - u
+  bool packed = false;  // external streams are packed (rows of a time step adjacent)
+  const uint8_t* reset = nullptr;  // (time, batch)
+  int64_t reset_time_stride = 0, reset_row_stride = 0;
+  int64_t truncate = 0;  // backward: cut every so many steps, counted from a row's last; 0: never
+  std::vector<StreamArg> streams;
+  std::vector<const void*> carry_init;
+  std::vector<void*> carry_final;
+  std::vector<const void*> vectors;
+  std::vector<MatrixArg> maps;
+  std::vector<void*> sums;
+  std::vector<OuterArg> outers;
+  bool poison = false;  // fill scratch memory with NaN first: for tests
+};
+
+}  // namespace ostinato

@@ -1,0 +1,363 @@
+// Pointwise kernels, reductions and scans over features, moves, and the sum over rows, for the
+// instruction set that is being compiled (see vec.h). fill_pointwise() is the only entry.
+#pragma once
+
+#include "kernels.h"
+#include "vec.h"
+#include "vecmath.h"
+
+namespace ostinato::OSTINATO_ISA_NS {
+
+// ---- the operations: one vector of results from vectors of operands
+
+#define OSTINATO_OP1(Name, expression)                  \
+  template <class T>                                    \
+  struct Name {                                         \
+    using V = VecOf<T>;                                 \
+    using M = Math<T>;                                  \
+    static constexpr int arity = 1;                     \
+    static OSTINATO_INLINE V apply(V a) { return expression; } \
+  };
+#define OSTINATO_OP2(Name, expression)                       \
+  template <class T>                                         \
+  struct Name {                                              \
+    using V = VecOf<T>;                                      \
+    using M = Math<T>;                                       \
+    static constexpr int arity = 2;                          \
+    static OSTINATO_INLINE V apply(V a, V b) { return expression; } \
+  };
+#define OSTINATO_OP3(Name, expression)                            \
+  template <class T>                                              \
+  struct Name {                                                   \
+    using V = VecOf<T>;                                           \
+    static constexpr int arity = 3;                               \
+    static OSTINATO_INLINE V apply(V a, V b, V c) { return expression; } \
+  };
+
+OSTINATO_OP1(CopyOp, a)
+OSTINATO_OP1(NegOp, -a)
+OSTINATO_OP1(AbsOp, M::abs(a))
+OSTINATO_OP1(SignOp, M::sign(a))
+OSTINATO_OP1(FloorOp, M::floor(a))
+OSTINATO_OP1(ReciprocalOp, T(1) / a)
+OSTINATO_OP1(SqrtOp, sqrt(a))
+OSTINATO_OP1(RsqrtOp, M::rsqrt(a))
+OSTINATO_OP1(ExpOp, M::exp(a))
+OSTINATO_OP1(Expm1Op, M::expm1(a))
+OSTINATO_OP1(LogOp, M::log(a))
+OSTINATO_OP1(Log1pOp, M::log1p(a))
+OSTINATO_OP1(SinOp, M::sin(a))
+OSTINATO_OP1(CosOp, M::cos(a))
+OSTINATO_OP1(TanhOp, M::tanh(a))
+OSTINATO_OP1(SigmoidOp, M::sigmoid(a))
+OSTINATO_OP1(ErfOp, M::erf(a))
+OSTINATO_OP1(ReluOp, max(V{}, a))
+
+OSTINATO_OP2(AddOp, a + b)
+OSTINATO_OP2(SubOp, a - b)
+OSTINATO_OP2(MulOp, a * b)
+OSTINATO_OP2(DivOp, a / b)
+OSTINATO_OP2(MaxOp, select(a != a, a, max(a, b)))
+OSTINATO_OP2(MinOp, select(a != a, a, min(a, b)))
+OSTINATO_OP2(PowOp, M::pow(a, b))
+OSTINATO_OP2(LtOp, select(a < b, M::all(1), V{}))
+OSTINATO_OP2(LeOp, select(a <= b, M::all(1), V{}))
+OSTINATO_OP2(GtOp, select(a > b, M::all(1), V{}))
+OSTINATO_OP2(GeOp, select(a >= b, M::all(1), V{}))
+OSTINATO_OP2(EqOp, select(a == b, M::all(1), V{}))
+OSTINATO_OP2(NeOp, select(a != b, M::all(1), V{}))
+OSTINATO_OP2(SigmoidGradOp, a * b * (T(1) - b))
+OSTINATO_OP2(TanhGradOp, a * fma(-b, b, M::all(1)))
+OSTINATO_OP2(ReluGradOp, select(b > T(0), a, V{}))
+
+OSTINATO_OP3(WhereOp, select(a != T(0), b, c))
+OSTINATO_OP3(MulAddOp, fma(a, b, c))
+OSTINATO_OP3(NegMulAddOp, fma(-a, b, c))
+
+#undef OSTINATO_OP1
+#undef OSTINATO_OP2
+#undef OSTINATO_OP3
+
+// ---- the loops
+
+// One row of an operand: a run of elements, or (Flat) one value for the whole row.
+template <class T, bool Flat>
+struct RowOf {
+  const T* p;
+  VecOf<T> value;
+  OSTINATO_INLINE RowOf(const In<T>& in, int64_t r) : p(in.p + r * in.row_stride) {
+    if constexpr (Flat) value = broadcast<T>(*p);
+  }
+  OSTINATO_INLINE VecOf<T> at(int64_t c) const {
+    if constexpr (Flat) return value;
+    else return load(p + c);
+  }
+  OSTINATO_INLINE VecOf<T> at(int64_t c, int64_t n) const {
+    if constexpr (Flat) return value;
+    else return load(p + c, n);
+  }
+};
+
+// d[0..cols) from the rows' elements. All loads of a block come before its stores, so that d may be
+// one of the rows.
+template <class T, class F, class... Rows>
+OSTINATO_INLINE void one_row(T* d, int64_t cols, const Rows&... rows) {
+  constexpr int W = Vec<T>::width;
+  int64_t c = 0;
+  for (; c + 4 * W <= cols; c += 4 * W) {
+    const VecOf<T> v0 = F::apply(rows.at(c)...);
+    const VecOf<T> v1 = F::apply(rows.at(c + W)...);
+    const VecOf<T> v2 = F::apply(rows.at(c + 2 * W)...);
+    const VecOf<T> v3 = F::apply(rows.at(c + 3 * W)...);
+    store(d + c, v0);
+    store(d + c + W, v1);
+    store(d + c + 2 * W, v2);
+    store(d + c + 3 * W, v3);
+  }
+  for (; c + W <= cols; c += W) store(d + c, F::apply(rows.at(c)...));
+  if (c < cols) store(d + c, F::apply(rows.at(c, cols - c)...), cols - c);
+}
+
+template <class T, class F, bool... Flat>
+struct Rows {
+  template <class... At>
+  static OSTINATO_INLINE void run(T* d, int64_t d_stride, const In<T>* in, int64_t rows,
+                                  int64_t cols, At... at) {
+    for (int64_t r = 0; r < rows; ++r, d += d_stride) {
+      one_row<T, F>(d, cols, RowOf<T, Flat>(in[at], r)...);
+    }
+  }
+};
+
+// Takes the operands' modes, one by one, into the type.
+template <class T, class F, bool... Flat>
+static void by_mode(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t cols) {
+  constexpr int done = sizeof...(Flat);
+  if constexpr (done < F::arity) {
+    if (in[done].col_stride == 0) {
+      by_mode<T, F, Flat..., true>(d, d_stride, in, rows, cols);
+    } else {
+      by_mode<T, F, Flat..., false>(d, d_stride, in, rows, cols);
+    }
+  } else if constexpr (F::arity == 1) {
+    Rows<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0);
+  } else if constexpr (F::arity == 2) {
+    Rows<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0, 1);
+  } else {
+    Rows<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0, 1, 2);
+  }
+}
+
+template <class T, class F>
+static void pointwise(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t cols) {
+  if (rows == 0 || cols == 0) return;
+  In<T> operand[F::arity];
+  bool one = d_stride == cols || rows == 1;  // whether the rows are one long row
+  for (int i = 0; i < F::arity; ++i) {
+    In<T>& a = operand[i] = in[i];
+    // A column: its elements may as well be adjacent as the same for the row.
+    if (cols == 1) a.col_stride = a.row_stride == 1;
+    one = one && (rows == 1 || a.row_stride == cols * a.col_stride);
+  }
+  if (one) {
+    cols *= rows;
+    rows = 1;
+  }
+  by_mode<T, F>(d, d_stride, operand, rows, cols);
+}
+
+// ---- over features
+
+template <class T>
+static OSTINATO_INLINE const T* row_of(const In<T>& a, int64_t r) {
+  return a.p + r * a.row_stride;
+}
+
+template <class T>
+struct SumOf {
+  static constexpr T start = 0;
+  static OSTINATO_INLINE VecOf<T> join(VecOf<T> a, VecOf<T> b) { return a + b; }
+  static OSTINATO_INLINE T join(T a, T b) { return a + b; }
+};
+
+template <class T>
+struct MaxOf {
+  static constexpr T start = -Num<T>::inf;
+  static OSTINATO_INLINE VecOf<T> join(VecOf<T> a, VecOf<T> b) { return MaxOp<T>::apply(a, b); }
+  static OSTINATO_INLINE T join(T a, T b) { return a != a || a > b ? a : b; }
+};
+
+template <class T, class J>
+static OSTINATO_INLINE T reduce_run(const T* p, int64_t m) {
+  constexpr int W = Vec<T>::width;
+  using V = VecOf<T>;
+  if (m < W) {
+    T all = J::start;
+    for (int64_t i = 0; i < m; ++i) all = J::join(all, p[i]);
+    return all;
+  }
+  V part[4];
+  for (V& v : part) v = broadcast<T>(J::start);
+  int64_t i = 0;
+  for (; i + 4 * W <= m; i += 4 * W) {
+    for (int j = 0; j < 4; ++j) part[j] = J::join(part[j], load(p + i + j * W));
+  }
+  for (; i + W <= m; i += W) part[0] = J::join(part[0], load(p + i));
+  const V all = J::join(J::join(part[0], part[1]), J::join(part[2], part[3]));
+  T lane[W];
+  store(lane, all);
+  for (int half = W / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) lane[k] = J::join(lane[k], lane[k + half]);
+  }
+  for (; i < m; ++i) lane[0] = J::join(lane[0], p[i]);
+  return lane[0];
+}
+
+template <class T, class J>
+static void reduce(T* d, int64_t d_stride, In<T> a, int64_t rows, int64_t groups, int64_t m) {
+  for (int64_t r = 0; r < rows; ++r, d += d_stride) {
+    const T* p = row_of(a, r);
+    for (int64_t g = 0; g < groups; ++g) {
+      if (a.col_stride) {
+        d[g] = reduce_run<T, J>(p + g * m, m);
+      } else {
+        T all = J::start;
+        for (int64_t i = 0; i < m; ++i) all = J::join(all, *p);
+        d[g] = all;
+      }
+    }
+  }
+}
+
+// Runs are added up four at a time, since one alone waits for its own last sum; in double, as
+// torch does.
+template <class T, bool Reverse>
+static void cumsum(T* d, int64_t d_stride, In<T> a, int64_t rows, int64_t groups, int64_t m) {
+  constexpr int kTogether = 4;
+  const int64_t runs = rows * groups, step = a.col_stride;
+  for (int64_t first = 0; first < runs; first += kTogether) {
+    const int64_t n = runs - first < kTogether ? runs - first : kTogether;
+    const T* from[kTogether];
+    T* to[kTogether];
+    double sum[kTogether] = {};
+    for (int64_t j = 0; j < kTogether; ++j) {
+      const int64_t run = first + (j < n ? j : 0);
+      const int64_t r = run / groups, at = run % groups * m;
+      from[j] = row_of(a, r) + at * step;
+      to[j] = d + r * d_stride + at;
+    }
+    for (int64_t k = 0; k < m; ++k) {
+      const int64_t i = Reverse ? m - 1 - k : k;
+      if (n == kTogether) {
+        for (int j = 0; j < kTogether; ++j) sum[j] += from[j][i * step];
+        for (int j = 0; j < kTogether; ++j) to[j][i] = static_cast<T>(sum[j]);
+      } else {
+        for (int64_t j = 0; j < n; ++j) {
+          sum[j] += from[j][i * step];
+          to[j][i] = static_cast<T>(sum[j]);
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+static void expand(T* d, int64_t d_stride, In<T> a, int64_t rows, int64_t groups, int64_t m) {
+  constexpr int W = Vec<T>::width;
+  for (int64_t r = 0; r < rows; ++r, d += d_stride) {
+    const T* p = row_of(a, r);
+    for (int64_t g = 0; g < groups; ++g) {
+      const T value = p[g * a.col_stride];
+      T* to = d + g * m;
+      if (m < W) {
+        for (int64_t i = 0; i < m; ++i) to[i] = value;
+      } else {
+        one_row<T, CopyOp<T>>(to, m, RowOf<T, true>({&value, 0, 0}, 0));
+      }
+    }
+  }
+}
+
+// ---- moves
+
+template <class T>
+static void take(T* d, int64_t d_stride, In<T> a, int64_t rows, const int64_t* index, int64_t n) {
+  for (int64_t r = 0; r < rows; ++r, d += d_stride) {
+    const T* p = row_of(a, r);
+    for (int64_t j = 0; j < n; ++j) d[j] = p[index[j] * a.col_stride];
+  }
+}
+
+template <class T>
+static void put(T* d, int64_t d_stride, In<T> a, int64_t rows, const int64_t* index, int64_t n,
+                int64_t width) {
+  for (int64_t r = 0; r < rows; ++r, d += d_stride) {
+    const T* p = row_of(a, r);
+    for (int64_t j = 0; j < width; ++j) d[j] = 0;
+    for (int64_t j = 0; j < n; ++j) d[index[j]] += p[j * a.col_stride];
+  }
+}
+
+// ---- over rows
+
+// Columns c..c + Count vectors, the last of `n` elements if n is not 0.
+template <class T, int Count>
+static OSTINATO_INLINE void sum_block(T* acc, const In<T>& a, int64_t rows, int64_t c) {
+  constexpr int W = Vec<T>::width;
+  VecOf<T> sum[Count] = {};
+  const T* p = a.p + c;
+  for (int64_t r = 0; r < rows; ++r, p += a.row_stride) {
+    for (int j = 0; j < Count; ++j) sum[j] += load(p + j * W);
+  }
+  for (int j = 0; j < Count; ++j) store(acc + c + j * W, load(acc + c + j * W) + sum[j]);
+}
+
+template <class T>
+static void sum_rows(T* acc, In<T> a, int64_t rows, int64_t cols) {
+  constexpr int W = Vec<T>::width;
+  int64_t c = 0;
+  if (a.col_stride == 0) {
+    T sum = 0;
+    for (int64_t r = 0; r < rows; ++r) sum += *row_of(a, r);
+    for (; c < cols; ++c) acc[c] += sum;
+    return;
+  }
+  for (; c + 8 * W <= cols; c += 8 * W) sum_block<T, 8>(acc, a, rows, c);
+  for (; c + 2 * W <= cols; c += 2 * W) sum_block<T, 2>(acc, a, rows, c);
+  for (; c + W <= cols; c += W) sum_block<T, 1>(acc, a, rows, c);
+  if (const int64_t n = cols - c; n > 0) {
+    VecOf<T> sum{};
+    for (int64_t r = 0; r < rows; ++r) sum += load(row_of(a, r) + c, n);
+    store(acc + c, load(static_cast<const T*>(acc + c), n) + sum, n);
+  }
+}
+
+// ---- the table
+
+template <class T, template <class> class... F>
+static void fill_ops(typename Kernels<T>::PointwiseFn* table) {
+  static_assert(sizeof...(F) == static_cast<int>(Op::kCount));
+  const typename Kernels<T>::PointwiseFn all[] = {pointwise<T, F<T>>...};
+  for (int i = 0; i < static_cast<int>(Op::kCount); ++i) table[i] = all[i];
+}
+
+// Sets k's vector_width and every member from `pointwise` to `sum_rows`.
+template <class T>
+void fill_pointwise(Kernels<T>& k) {
+  k.vector_width = Vec<T>::width;
+  // in the order of Op
+  fill_ops<T, CopyOp, NegOp, AbsOp, SignOp, FloorOp, ReciprocalOp, SqrtOp, RsqrtOp, ExpOp, Expm1Op,
+           LogOp, Log1pOp, SinOp, CosOp, TanhOp, SigmoidOp, ErfOp, ReluOp, AddOp, SubOp, MulOp,
+           DivOp, MaxOp, MinOp, PowOp, LtOp, LeOp, GtOp, GeOp, EqOp, NeOp, WhereOp, MulAddOp,
+           NegMulAddOp, SigmoidGradOp, TanhGradOp, ReluGradOp>(k.pointwise);
+  k.sum = reduce<T, SumOf<T>>;
+  k.amax = reduce<T, MaxOf<T>>;
+  k.cumsum = cumsum<T, false>;
+  k.cumsum_reverse = cumsum<T, true>;
+  k.expand = expand<T>;
+  k.take = take<T>;
+  k.put = put<T>;
+  k.sum_rows = sum_rows<T>;
+}
+
+}  // namespace ostinato::OSTINATO_ISA_NS
