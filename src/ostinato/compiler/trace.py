@@ -1,0 +1,209 @@
+"""From a cell to a step program: runs the real cell once and writes down what it did.
+
+:func:`trace` runs the cell on small random tensors under a recorder
+(:mod:`ostinato.compiler.recorder`), twice with different batch sizes; the two programs must be
+equal. Then it proves the program on random input of a third batch size, against the cell itself
+under autograd, gradients included (:mod:`ostinato.compiler.proof`): hooks, hidden state in Python
+and gradients that operations don't show end here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ostinato.compiler.convention import call_cell, random_inputs, split_result
+from ostinato.compiler.ir import Program, StaticSpec
+from ostinato.compiler.lower import lower
+from ostinato.compiler.proof import prove
+from ostinato.compiler.recorder import Recorder
+from ostinato.compiler.simplify import simplify
+from ostinato.errors import TraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ostinato.compiler.preparation import Preparation
+
+#: Batch sizes to trace with are primes, so that no feature size is likely to be a multiple of one.
+_PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101)
+_PROOF_BATCH = 3
+
+_lock = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced cell.
+
+    Attributes:
+        program: the step.
+        preparation: computes the program's statics from the cell's tensors.
+        returns_state_only: the cell follows torch's convention, ``cell(x, h) -> h``: its output is
+            its (first) new state.
+        baked: leaves whose values have gone into the program, as indices do, with these values.
+    """
+
+    program: Program
+    preparation: Preparation
+    returns_state_only: bool
+    baked: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def fits(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether the trace holds for a cell with these tensors: whether ``baked`` are the same."""
+        return all(
+            name in tensors and torch.equal(value, tensors[name])
+            for name, value in self.baked.items()
+        )
+
+
+def trace(
+    cell: nn.Module,
+    input_size: int,
+    state_sizes: tuple[int, ...] | int,
+    dtype: torch.dtype,
+) -> Trace:
+    """Trace one step of ``cell``.
+
+    Args:
+        cell: ``cell(x, state) -> (output, state)``, or ``cell(x, state) -> state``.
+        input_size: features of x.
+        state_sizes: an int for a cell that takes one bare tensor ``(B, n)`` as its state, a tuple
+            for one that takes a tuple of tensors.
+        dtype: of x, the state and the output.
+
+    Returns:
+        The trace. The cell, its gradients and the random number generator are as they were.
+
+    Raises:
+        TraceError: the cell does something that a row-wise step can't express. Errors of the
+            cell's own pass through with a note on what it was called with.
+    """
+    with _lock, torch.inference_mode(False), torch.enable_grad(), _untouched(cell):
+        tensors = _tensors_of(cell)
+        sizes = _batch_sizes(tensors, input_size, state_sizes)
+        first, second = (_record(cell, tensors, input_size, state_sizes, dtype, b) for b in sizes)
+        if _signature(first) != _signature(second):
+            raise TraceError(
+                f"{type(cell).__name__} computes something else for a batch of {sizes[0]} rows "
+                f"than for {sizes[1]}: its program depends on the batch size or changes from call "
+                'to call; let each row depend on itself alone, or ask for engine="eager"'
+            )
+        bare = isinstance(state_sizes, int)
+        prove(cell, first.program, first.preparation, tensors, dtype, _PROOF_BATCH, bare=bare)
+        return first
+
+
+def _record(
+    cell: nn.Module,
+    tensors: Mapping[str, Tensor],
+    input_size: int,
+    state_sizes: tuple[int, ...] | int,
+    dtype: torch.dtype,
+    batch: int,
+) -> Trace:
+    widths = (state_sizes,) if isinstance(state_sizes, int) else tuple(state_sizes)
+    x, state = random_inputs(input_size, widths, dtype, batch)
+    recorder = Recorder(batch, dtype, tensors, lower)
+    recorder.add_input(x, "x")
+    for k, tensor in enumerate(state):
+        recorder.add_input(tensor, "state", index=k)
+    with recorder:
+        result = call_cell(cell, x, state, bare=isinstance(state_sizes, int))
+    if recorder.error is not None:
+        raise recorder.error
+    output, new_state, only = split_result(cell, result, state, x, isinstance(state_sizes, int))
+    for tensor in (output, *new_state):
+        recorder.check(tensor, "the result")
+    numbers = [recorder.row_of(t).number for t in (output, *new_state)]
+    exported = recorder.statics.exported
+    names = recorder.statics.recipe.names
+    program = Program(
+        tuple(recorder.builder.graph.nodes),
+        tuple(StaticSpec(names[e.slot], e.kind, e.shape) for e in exported),
+        input_size,
+        widths,
+        numbers[0],
+        tuple(numbers[1:]),
+    )
+    program, slots = simplify(program, recorder.statics.recipe, [e.slot for e in exported])
+    preparation = recorder.statics.recipe.finish(slots)
+    return Trace(program, preparation, only, recorder.statics.baked)
+
+
+def _tensors_of(cell: nn.Module) -> dict[str, Tensor]:
+    """The cell's tensors by dotted name: parametrised parameters, parameters, buffers, others."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in cell.named_modules():
+        path = f"{prefix}." if prefix else ""
+        if parametrize.is_parametrized(module):
+            for name in module.parametrizations:
+                tensors[path + name] = getattr(module, name)
+    tensors.update(cell.named_parameters())
+    tensors.update(cell.named_buffers())
+    for prefix, module in cell.named_modules():
+        path = f"{prefix}." if prefix else ""
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                tensors.setdefault(path + name, value)
+    return tensors
+
+
+def _batch_sizes(
+    tensors: Mapping[str, Tensor], input_size: int, state_sizes: tuple[int, ...] | int
+) -> tuple[int, int]:
+    widths = (state_sizes,) if isinstance(state_sizes, int) else tuple(state_sizes)
+    sizes = {input_size, *widths, input_size + sum(widths), *(input_size + n for n in widths)}
+    for tensor in tensors.values():
+        sizes.update(tensor.shape)
+    free = [p for p in _PRIMES if all(n % p for n in sizes if n)]
+    return free[0], free[1]
+
+
+def _signature(trace: Trace) -> Any:
+    """What must be equal for two batch sizes."""
+    p, preparation = trace.program, trace.preparation
+    constants = [t.tolist() for t in preparation.constants.values()]
+    return (
+        [(n.op, n.args, n.kind, n.shape, repr(n.attrs)) for n in p.nodes],
+        (p.statics, p.output, p.new_state, trace.returns_state_only),
+        preparation.describe(),
+        repr(constants),
+    )
+
+
+@contextlib.contextmanager
+def _untouched(cell: nn.Module) -> Iterator[None]:
+    """Leaves the cell and the random number generator as they were.
+
+    Parametrised tensors are computed once. Frozen parameters require gradients meanwhile, so that
+    a trace made while some are frozen holds after they are freed.
+    """
+    frozen = [p for p in cell.parameters() if not p.requires_grad and p.is_floating_point()]
+    before = [(m, dict(vars(m))) for m in cell.modules()]
+    inside = [
+        {k: dict(v) for k, v in state.items() if k in ("_parameters", "_buffers", "_modules")}
+        for _, state in before
+    ]
+    random_state = torch.get_rng_state()
+    try:
+        for p in frozen:
+            p.requires_grad_(True)
+        with parametrize.cached():
+            yield
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
+        torch.set_rng_state(random_state)
+        for (module, state), own in zip(before, inside, strict=True):
+            vars(module).clear()
+            vars(module).update(state)
+            for kind, members in own.items():
+                vars(module)[kind].clear()
+                vars(module)[kind].update(members)

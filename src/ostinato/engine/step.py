@@ -1,0 +1,256 @@
+"""A cell bound to tensors: what an engine runs through time.
+
+:class:`Step` knows how to trace its cell (once per structure and dtype, see
+:mod:`ostinato.engine.structure`), which tensors the trace needs, and how to call the cell eagerly.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.compiler.trace import Trace, trace
+from ostinato.engine.state import StateSize, find_state_size, split_result, widths
+from ostinato.engine.structure import Structure, structure_of
+from ostinato.errors import TraceError
+
+State = tuple[Tensor, ...]
+StepFunction = Callable[[Tensor, State], tuple[Tensor, State]]
+
+#: How many traces are kept for cells that are gone; the oldest goes first.
+_SHARED_TRACES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A cell that can't be traced, so that the next call is told without trying again."""
+
+    arguments: tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class _Memo:
+    """Traces of one living cell, good while its structure is the same."""
+
+    cell: weakref.ref[nn.Module]
+    structure: Structure
+    traces: dict[Any, Trace | _Failure] = field(default_factory=dict)
+
+
+_memos: dict[int, _Memo] = {}
+_shared: OrderedDict[Any, Trace | _Failure] = OrderedDict()
+_lock = threading.RLock()
+
+
+class Step:
+    """One time step of ``cell``, bound to the tensors that it runs with.
+
+    Args:
+        cell: ``cell(x, state) -> (output, state)``, see the cell's contract.
+        tensors: tensors to use in place of the cell's own parameters and buffers, by dotted name.
+            A parametrised parameter counts under its plain name (``"W.weight"``). ``None``: the
+            cell's own, a parametrised one computed once per pass over time.
+        state_size: an int for a cell that takes one bare tensor as its state, a tuple for one
+            that takes a tuple of tensors; ``None``: what the cell says.
+
+    Raises:
+        InputError: the cell doesn't say what its state is.
+    """
+
+    __slots__ = ("cell", "state_size", "state_sizes", "tensors")
+
+    def __init__(
+        self,
+        cell: nn.Module,
+        tensors: Mapping[str, Tensor] | None = None,
+        state_size: StateSize | None = None,
+    ) -> None:
+        self.cell = cell
+        self.tensors = tensors
+        self.state_size: StateSize = find_state_size(cell) if state_size is None else state_size
+        self.state_sizes: tuple[int, ...] = widths(self.state_size)
+
+    @property
+    def bare(self) -> bool:
+        """Whether the cell takes its state as one tensor, not as a tuple of tensors."""
+        return isinstance(self.state_size, int)
+
+    def trace(self, input_size: int, dtype: torch.dtype) -> Trace:
+        """The cell's trace, made at the first call for its structure, then found again.
+
+        Raises:
+            TraceError: the cell does something that a row-wise step can't express.
+        """
+        cell = self.cell
+        structure = structure_of(cell)
+        memo = _memos.get(id(cell))
+        if memo is None or memo.cell() is not cell or not _same(memo.structure, structure):
+            memo = _remember(cell, structure)
+        request = (input_size, dtype, self.state_size)
+        found = memo.traces.get(request)
+        if found is None or not self._fits(found):
+            found = memo.traces[request] = self._find(structure, request)
+        if isinstance(found, _Failure):
+            raise TraceError(*found.arguments)
+        return found
+
+    def _fits(self, found: Trace | _Failure) -> bool:
+        """Whether values that went into the trace (an index, say) are still the same."""
+        if isinstance(found, _Failure) or not found.baked:
+            return True
+        return found.fits({name: self._tensor(name) for name in found.baked})
+
+    def _find(self, structure: Structure, request: Any) -> Trace | _Failure:
+        if structure.private:
+            return self._make(request)
+        key = (structure.key, request)
+        with _lock:
+            found = _shared.get(key)
+            if found is None or not self._fits(found):
+                found = _shared[key] = self._make(request)
+                if len(_shared) > _SHARED_TRACES:
+                    _shared.popitem(last=False)
+            else:
+                _shared.move_to_end(key)
+            return found
+
+    def _make(self, request: tuple[int, torch.dtype, StateSize]) -> Trace | _Failure:
+        input_size, dtype, state_size = request
+        # What surrounds the first call must not become part of the trace.
+        with _lock, torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+            # The cell may be a mould without memory of its own: trace it as it will run.
+            cell = substitute(self.cell, self.tensors) if self.tensors else self.cell
+            try:
+                return trace(cell, input_size, state_size, dtype)
+            except TraceError as error:
+                # Without its traceback, which would keep the frames of the tracer alive.
+                return _Failure(error.args)
+
+    def leaf_tensors(self, trace: Trace) -> list[Tensor]:
+        """The tensors that ``trace.preparation`` asks for, in its order.
+
+        A parametrised parameter is computed here, once.
+        """
+        return [self._tensor(name) for name in trace.preparation.leaves]
+
+    def _tensor(self, name: str) -> Tensor:
+        own = self.tensors
+        found: Tensor = own[name] if own and name in own else attrgetter(name)(self.cell)
+        return found
+
+    def bound(self) -> StepFunction:
+        """The eager step for one pass over time; parametrised weights are computed here, once.
+
+        Returns:
+            ``step(x, state) -> (output, state)`` with ``x`` of ``(B, I)``, ``state`` a tuple of
+            ``(B, n_k)``, ``output`` of ``(B, O)``.
+        """
+        cell, bare, count = self.cell, self.bare, len(self.state_sizes)
+        substitutes = dict(self.tensors or {})
+        for name, module in cell.named_modules():
+            if "parametrizations" in module._modules:
+                prefix = f"{name}." if name else ""
+                for own in module.parametrizations:
+                    if prefix + own not in substitutes:
+                        substitutes[prefix + own] = getattr(module, own)
+        if substitutes:
+            cell = substitute(cell, substitutes)
+
+        def step(x: Tensor, state: State) -> tuple[Tensor, State]:
+            return split_result(cell(x, state[0] if bare else state), count, bare, cell)
+
+        return step
+
+    def call(self, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
+        """One eager step, see :meth:`bound`."""
+        return self.bound()(x, tuple(state))
+
+
+def _same(kept: Structure, now: Structure) -> bool:
+    return kept.key == now.key and (not kept.private or kept.alive())
+
+
+def _remember(cell: nn.Module, structure: Structure) -> _Memo:
+    number = id(cell)
+
+    def forget(reference: weakref.ref[nn.Module]) -> None:
+        memo = _memos.get(number)
+        if memo is not None and memo.cell is reference:
+            del _memos[number]
+
+    memo = _memos[number] = _Memo(weakref.ref(cell, forget), structure)
+    return memo
+
+
+def substitute(cell: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A shallow copy of ``cell`` that uses ``tensors`` in place of its own; ``cell`` is untouched.
+
+    Unlike ``torch.func.functional_call`` it doesn't write into the module for the duration of the
+    call, so several threads can run the same cell, and a parametrised parameter can be replaced.
+
+    Args:
+        cell: the module.
+        tensors: by dotted name; what isn't named is shared with ``cell``.
+
+    Raises:
+        KeyError: a name is not a parameter or buffer of the cell.
+    """
+    modules = dict(cell.named_modules())
+    copies: dict[int, Any] = {}
+    for module in modules.values():
+        copies[id(module)] = module.__new__(_unparametrised(module))
+    fresh: dict[int, dict[str, Tensor]] = {id(m): {} for m in modules.values()}
+    for name, tensor in tensors.items():
+        path, _, own = name.rpartition(".")
+        module = modules[path]
+        if own in module._parameters or own in module._buffers:
+            old = getattr(module, own)
+            if old is not None:
+                copies[id(old)] = tensor  # wherever else the cell holds this very tensor
+        elif own not in module._modules.get("parametrizations", ()):
+            raise KeyError(name)
+        fresh[id(module)][own] = tensor
+    for module in modules.values():
+        inside = {
+            name: _replaced(value, copies) if value else value
+            for name, value in module.__dict__.items()
+            if name not in ("_parameters", "_buffers", "_modules")
+        }
+        for kind in ("_parameters", "_buffers", "_modules"):
+            held = getattr(module, kind)
+            inside[kind] = {name: copies.get(id(v), v) for name, v in held.items()}
+        if type(copies[id(module)]) is not type(module):
+            inside["_modules"].pop("parametrizations")
+        for name, tensor in fresh[id(module)].items():
+            group = "_buffers" if name in inside["_buffers"] else "_parameters"
+            inside[group][name] = tensor
+        copies[id(module)].__dict__.update(inside)
+    replica: nn.Module = copies[id(cell)]
+    return replica
+
+
+def _unparametrised(module: nn.Module) -> type:
+    cls = type(module)
+    return cls.__mro__[1] if "parametrizations" in module._modules else cls
+
+
+def _replaced(value: Any, copies: Mapping[int, Any]) -> Any:
+    """``value`` with modules and tensors of the cell exchanged, in plain containers too."""
+    if id(value) in copies:
+        return copies[id(value)]
+    if isinstance(value, types.MethodType) and id(value.__self__) in copies:
+        return types.MethodType(value.__func__, copies[id(value.__self__)])
+    if type(value) in (list, tuple):
+        return type(value)(_replaced(item, copies) for item in value)
+    if type(value) is dict:
+        return {key: _replaced(item, copies) for key, item in value.items()}
+    return value

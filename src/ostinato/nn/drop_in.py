@@ -1,0 +1,362 @@
+"""What the drop-ins for ``torch.nn.RNN``, ``LSTM`` and ``GRU`` have in common.
+
+A drop-in *is* torch's module: it inherits the constructor, the parameters, ``state_dict``, the
+checks and everything else, and overrides ``forward`` alone. There each (layer, direction) is one
+:class:`~ostinato.engine.step.Step`: the cell's equations bound to this layer's own tensors.
+
+Whatever is out of the ordinary (a wrong shape, an empty batch, another device or dtype) goes to
+torch's own ``forward``, so that it raises what torch raises and accepts what torch accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import is_
+from textwrap import indent
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
+
+from ostinato.engine import explain, recurrence
+from ostinato.engine.choose import check_engine
+from ostinato.engine.native import DTYPES
+from ostinato.engine.ragged import lengths_tensor
+from ostinato.engine.step import Step
+from ostinato.errors import InputError
+from ostinato.strict import strict
+
+if TYPE_CHECKING:
+    from ostinato.cells.base import Cell
+    from ostinato.compiler.trace import Trace
+
+#: How many steps each row of a batch has: ``(B,)`` integers, ``None`` for all T.
+Lengths = Tensor | Sequence[int] | None
+
+
+@lru_cache(maxsize=256)
+def template(
+    cell_type: Callable[..., Cell], *sizes: int, dtype: torch.dtype, **options: Any
+) -> Cell:
+    """A cell that lends its equations, for all layers of these sizes; its parameters are not used.
+
+    They take no memory to speak of: all columns of a weight are the same one in memory. They have
+    values, since tracing a cell compares what it gives with what its trace gives.
+    """
+    # The first call may come from inside any of these; the cell outlives it.
+    with torch.inference_mode(False), torch.enable_grad():
+        cell = cell_type(*sizes, **options, device="meta", dtype=dtype)
+        for name, parameter in cell.named_parameters():
+            column = torch.linspace(-0.5, 0.5, parameter.shape[0], dtype=dtype, device="cpu")
+            column = column.view(-1, *[1] * (parameter.dim() - 1))
+            cell._parameters[name] = nn.Parameter(column.expand(parameter.shape))
+    return cell
+
+
+class _LayerStep(Step):
+    """A step whose cell is a template: its trace depends on nothing else and is looked up once.
+
+    So it doesn't matter to the trace what the layer's tensors hold (NaN, say) or have hooked on.
+    """
+
+    __slots__ = ("_trace",)
+
+    def __init__(self, cell: Cell, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(cell, tensors)
+        self._trace: Trace | None = None
+
+    def trace(self, input_size: int, dtype: torch.dtype) -> Trace:
+        if self._trace is None:
+            self._trace = Step(self.cell, None, self.state_size).trace(input_size, dtype)
+        return self._trace
+
+
+class _Bound:
+    """The steps of a module, valid as long as its tensors are the same objects.
+
+    It is a cache: a copied or unpickled module starts with none.
+    """
+
+    __slots__ = ("dtype", "sound", "steps", "tensors")
+
+    def __init__(self, tensors: list[Tensor], steps: tuple[Step, ...], sound: bool) -> None:
+        self.tensors = tensors
+        self.steps = steps
+        self.dtype = tensors[0].dtype
+        self.sound = sound  # all tensors have one dtype and one device
+
+    def holds(self, tensors: list[Tensor]) -> bool:
+        return all(map(is_, tensors, self.tensors)) and tensors[0].dtype is self.dtype
+
+    def __deepcopy__(self, memo: object) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_nothing, ())
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class DropInReport:
+    """What :meth:`DropIn.explain` says: ``parts`` are (which layer, its report)."""
+
+    summary: str
+    parts: tuple[tuple[str, Any], ...]
+
+    def __str__(self) -> str:
+        texts = (f"{name}\n{indent(str(report), '  ')}" for name, report in self.parts)
+        return "\n".join((self.summary, *texts))
+
+
+class DropIn(nn.RNNBase):
+    """``forward`` of the drop-ins; stands before torch's class in the method resolution order."""
+
+    #: Class attributes, so that a module that :func:`ostinato.accelerate` took over has them.
+    engine: str = "auto"
+    _bound: _Bound | None = None
+
+    def __init__(self, *args: Any, engine: str = "auto", **kwargs: Any) -> None:
+        check_engine(engine)
+        super().__init__(*args, **kwargs)
+        self.engine = engine
+
+    def _template(self, input_size: int, dtype: torch.dtype) -> Cell:
+        """The :func:`template` of one layer."""
+        raise TypeError(f"{type(self).__name__} is not a layer, use ostinato.nn.RNN, LSTM or GRU")
+
+    def _state_widths(self) -> tuple[int, ...]:
+        """Widths of the states: ``(H,)``, for an LSTM ``(P or H, H)``."""
+        return (self.hidden_size,)
+
+    def forward(self, input: Any, hx: Any = None, *, lengths: Lengths = None) -> Any:
+        """Run the layers over a sequence; the class has the shapes.
+
+        Raises what torch raises, on the same conditions, and :class:`ostinato.InputError` for
+        unfit ``lengths``.
+        """
+        packed = isinstance(input, PackedSequence)
+        x = input.data if packed else input
+        if not isinstance(x, Tensor) or torch._C._get_tracing_state() is not None:
+            return super().forward(input, hx)
+        dim = x.dim()
+        if lengths is not None and (packed or dim == 2):
+            self._refuse_lengths(packed)
+        bound = self._bind()
+        dtype = bound.dtype
+        given = hx
+        if torch.is_autocast_enabled(x.device.type) and x.is_floating_point():
+            # Under autocast the recurrence keeps to the parameters' own dtype.
+            x, given = x.to(dtype), _cast(hx, dtype)
+
+        unbatched = dim == 2 and not packed
+        if unbatched:
+            x = x.unsqueeze(1)
+        elif dim == 3 and self.batch_first:
+            x = x.transpose(0, 1)
+        batch_sizes = input.batch_sizes if packed else None
+        batch = x.size(1) if batch_sizes is None and x.dim() == 3 else _rows(batch_sizes)
+        if (
+            x.dim() != (2 if packed else 3)
+            or batch == 0
+            or x.size(0) == 0
+            or x.size(-1) != self.input_size
+            or x.dtype is not dtype
+            or not bound.sound
+            or x.device != bound.tensors[0].device
+            or not (given is None or self._fits(given, x, batch, unbatched))
+        ):
+            return super().forward(input, hx)  # torch judges: an error of its own, or a result
+        if lengths is not None:
+            lengths = lengths_tensor(lengths, x.size(0), batch)
+        if lengths is None and self.engine == "auto" and not (x.is_cpu and dtype in DTYPES):
+            if x.is_cpu:
+                strict.check(f"{type(self).__name__} in {dtype} keeps torch's kernels on the CPU")
+            return super().forward(input, hx)
+        order = input.sorted_indices if packed else None
+        states = self._entering(given, x, batch, unbatched, order)
+        output, finals = self._run(bound.steps, x, states, lengths, batch_sizes)
+
+        if packed:
+            back = input.unsorted_indices
+            if back is not None:
+                finals = [s.index_select(1, back) for s in finals]
+            output = input._replace(data=output)
+        elif unbatched:
+            output = output.squeeze(1)
+            finals = [s.squeeze(1) for s in finals]
+        elif self.batch_first:
+            output = output.transpose(0, 1)
+        return output, tuple(finals) if len(finals) > 1 else finals[0]
+
+    def _run(
+        self,
+        steps: tuple[Step, ...],
+        x: Tensor,
+        states: list[tuple[Tensor, ...]],
+        lengths: Tensor | None,
+        batch_sizes: Tensor | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """All layers and directions: ``(T, B, I)`` or packed ``(N, I)`` to output and states.
+
+        States leave as ``(L * D, B, n)`` each, in torch's order: layer by layer, forward first.
+        """
+        directions = 2 if self.bidirectional else 1
+        finals = []
+        for layer in range(self.num_layers):
+            if layer > 0 and self.training and self.dropout > 0.0:
+                # Contiguous as torch's own is there, so that the same seed drops the same elements.
+                x = F.dropout(x.contiguous(), self.dropout, True)
+            outputs = []
+            for direction in range(directions):
+                k = layer * directions + direction
+                output, final = recurrence(
+                    steps[k],
+                    x,
+                    states[k],
+                    lengths=lengths,
+                    batch_sizes=batch_sizes,
+                    reverse=direction == 1,
+                    engine=self.engine,
+                )
+                outputs.append(output)
+                finals.append(final)
+            x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+        if len(finals) == 1:
+            return x, [s.unsqueeze(0) for s in finals[0]]
+        return x, [torch.stack(column) for column in zip(*finals, strict=True)]
+
+    def _bind(self) -> _Bound:
+        """The steps with the tensors as they are now: parametrised ones are computed here, once."""
+        own = self._parameters
+        names = self._flat_weights_names
+        tensors = [t if (t := own.get(name)) is not None else getattr(self, name) for name in names]
+        bound = self._bound
+        if bound is not None and bound.holds(tensors):
+            return bound
+        dtype, device = tensors[0].dtype, tensors[0].device
+        named = dict(zip(names, tensors, strict=True))
+        sound = all(t.dtype is dtype and t.device == device for t in tensors)
+        directions = 2 if self.bidirectional else 1
+        deep = directions * self._state_widths()[0]  # input width of the layers after the first
+        steps = []
+        for k, own_names in enumerate(self._all_weights):
+            cell = self._template(self.input_size if k < directions else deep, dtype)
+            shapes = {name: p.shape for name, p in cell.named_parameters()}
+            mine = {_plain(name): named[name] for name in own_names}
+            for name, own_name in zip(mine, own_names, strict=True):
+                if mine[name].shape != shapes[name]:
+                    raise RuntimeError(
+                        f"{type(self).__name__}: expected {own_name} of {tuple(shapes[name])}, "
+                        f"got {tuple(mine[name].shape)}"
+                    )
+            steps.append(_LayerStep(cell, mine))
+        bound = _Bound(tensors, tuple(steps), sound)
+        if all(isinstance(t, nn.Parameter) for t in tensors):
+            # Only parameters are worth remembering: computed tensors differ from call to call and
+            # would keep their graph alive.
+            self.__dict__["_bound"] = bound
+        return bound
+
+    def _fits(self, hx: Any, x: Tensor, batch: int, unbatched: bool) -> bool:
+        """Whether the given initial state is what a well-formed call brings."""
+        widths = self._state_widths()
+        if len(widths) == 1:
+            hx = (hx,)
+        elif not isinstance(hx, (tuple, list)) or len(hx) != len(widths):
+            return False
+        rows = len(self._all_weights)
+        for s, width in zip(hx, widths, strict=True):
+            shape = (rows, width) if unbatched else (rows, batch, width)
+            if not isinstance(s, Tensor) or s.shape != shape:
+                return False
+            if s.dtype is not x.dtype or s.device != x.device:
+                return False
+        return True
+
+    def _entering(
+        self, hx: Any, x: Tensor, batch: int, unbatched: bool, order: Tensor | None
+    ) -> list[tuple[Tensor, ...]]:
+        """The initial state of each step, rows in the order that the engine sees."""
+        widths = self._state_widths()
+        rows = len(self._all_weights)
+        if hx is None:
+            zeros = tuple(x.new_zeros(batch, width) for width in widths)
+            return [zeros] * rows
+        states = (hx,) if len(widths) == 1 else tuple(hx)
+        if unbatched:
+            states = tuple(s.unsqueeze(1) for s in states)
+        if order is not None:
+            states = tuple(s.index_select(1, order) for s in states)
+        return list(zip(*(s.unbind(0) for s in states), strict=True))
+
+    def _refuse_lengths(self, packed: bool) -> NoReturn:
+        what = "a PackedSequence, which has its own" if packed else "unbatched (2-D) input"
+        raise InputError(
+            f"{type(self).__name__}: lengths came with {what}. Pass lengths with a batch "
+            "(3-D) only."
+        )
+
+    def explain(self) -> DropInReport:
+        """How each layer and direction runs: what is hoisted, which engine, and why.
+
+        Returns:
+            A report; ``print`` it to read it.
+        """
+        bound = self._bind()
+        name, device = type(self).__name__, bound.tensors[0].device
+        if self.engine == "auto" and not (device.type == "cpu" and bound.dtype in DTYPES):
+            kernels = "cuDNN, through torch.nn" if device.type == "cuda" else "torch.nn's kernels"
+            why = f"the parameters are {bound.dtype} on {device}"
+            return DropInReport(f"{name}: {kernels}, all layers in one call ({why})", ())
+        directions = 2 if self.bidirectional else 1
+        deep = directions * self._state_widths()[0]
+        parts = []
+        for k, step in enumerate(bound.steps):
+            layer, direction = divmod(k, directions)
+            report = explain(
+                step,
+                deep if layer else self.input_size,
+                dtype=bound.dtype,
+                device=device,
+                engine=self.engine,
+                reverse=direction == 1,
+            )
+            parts.append((f"layer {layer}, {('forward', 'backward')[direction]}", report))
+        return DropInReport(f"{name}: {len(parts)} passes over time", tuple(parts))
+
+    def __prepare_scriptable__(self) -> NoReturn:  # torch.jit.script asks each module for this
+        name = type(self).__name__
+        raise RuntimeError(
+            f"torch.jit.script can't compile ostinato.nn.{name}. Script torch.nn.{name} instead: "
+            "ostinato.restore(model) gives it back after ostinato.accelerate(model); else build "
+            "one and load this module's state_dict into it."
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        state.pop("_bound", None)
+        return state
+
+
+def _cast(hx: Any, dtype: torch.dtype) -> Any:
+    if isinstance(hx, Tensor):
+        return hx.to(dtype)
+    if isinstance(hx, (tuple, list)):
+        return tuple(_cast(s, dtype) for s in hx)
+    return hx
+
+
+def _rows(batch_sizes: Tensor | None) -> int:
+    return 0 if batch_sizes is None else int(batch_sizes[0])
+
+
+def _plain(name: str) -> str:
+    """``weight_ih_l0_reverse`` -> ``weight_ih``: the name that the cell knows."""
+    return name[: name.index("_l")]

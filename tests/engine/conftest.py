@@ -1,0 +1,20 @@
+"""Engine tests run with poisoned scratch memory and put global settings back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from ostinato import _native
+from ostinato.engine import native
+
+
+@pytest.fixture(autouse=True)
+def settings_restored() -> Iterator[None]:
+    isa, threads, native.poison = _native.isa(), torch.get_num_threads(), True
+    yield
+    native.poison = False
+    _native.set_isa(isa)
+    torch.set_num_threads(threads)

@@ -1,0 +1,186 @@
+"""The native engine against the eager loop in float64, for every registered cell.
+
+All instruction sets of the machine, one and two threads, `lengths` x `reverse` x `reset` and
+truncated BPTT, both dtypes, hidden sizes around the vector width. Scratch memory starts as NaN.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from helpers import (
+    CELL_CASES,
+    CellCase,
+    Run,
+    assert_same_run,
+    random_input,
+    random_state,
+    randomise,
+    run_and_differentiate,
+)
+
+from ostinato import Recurrent, _native, cells
+from ostinato.engine import lowering
+
+WIDTHS = {"baseline": 4, "avx2": 8, "avx512": 16}  # of a float32 vector
+ISAS = _native.available_isas()
+#: (lengths, reverse, reset, bptt)
+MODES = [
+    (*flags, None) for flags in itertools.product((False, True), (False, True), (False, True))
+] + [(False, False, False, 2), (True, True, True, 3), (True, False, False, 1)]
+
+
+def shapes(isa: str) -> list[tuple[int, int, int, int]]:
+    """(T, B, I, H): hidden sizes 1, V - 1, V, V + 1, 2V + 3; steps 0, 1, 2, 7; odd batches."""
+    v = WIDTHS[isa]
+    return [
+        (0, 2, 3, 2),
+        (1, 1, 1, 1),
+        (2, 3, v, v - 1),
+        (7, 9, 3, v),
+        (7, 5, v + 1, v + 1),
+        (7, 13, 5, 2 * v + 3),
+    ]
+
+
+def options(steps: int, batch: int, mode: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keywords of the layer and of its call."""
+    ragged, reverse, reset, bptt = mode
+    call: dict[str, Any] = {}
+    if ragged:  # 0, T and what lies between, in no order
+        call["lengths"] = torch.tensor([(b * 5 + steps) % (steps + 1) for b in range(batch)])
+    if reset:
+        draw = torch.Generator().manual_seed(5)
+        call["reset"] = torch.rand(steps, batch, generator=draw) < 0.3
+    return {"reverse": reverse, "bptt": bptt}, call
+
+
+def run(
+    cell: torch.nn.Module, x: torch.Tensor, layer: dict[str, Any], call: dict[str, Any], engine: str
+) -> Run:
+    module = Recurrent(cell, engine=engine, **layer)
+    batch = x.shape[1]
+    state = random_state(cell, batch, dtype=x.dtype)
+    return run_and_differentiate(
+        lambda x, s: module(x, s, **call), x, state, dict(cell.named_parameters())
+    )
+
+
+def in_float64(run: Run) -> Run:
+    return Run(
+        run.output.double(),
+        tuple(s.double() for s in run.state),
+        None if run.dx is None else run.dx.double(),
+        tuple(None if s is None else s.double() for s in run.dstate),
+        {name: None if g is None else g.double() for name, g in run.dparameters.items()},
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("case", CELL_CASES, ids=str)
+def test_native_engine_agrees_with_the_eager_loop(case: CellCase, isa: str) -> None:
+    _native.set_isa(isa)
+    for number, (steps, batch, width, hidden) in enumerate(shapes(isa)):
+        oracle_cell = randomise(case.make(width, hidden, dtype=torch.float64), seed=number)
+        x = random_input(steps, batch, width)
+        for mode in MODES:
+            layer, call = options(steps, batch, mode)
+            want = run(oracle_cell, x, layer, call, "eager")
+            for dtype, threads in itertools.product((torch.float32, torch.float64), (1, 2)):
+                torch.set_num_threads(threads)
+                cell = randomise(case.make(width, hidden, dtype=dtype), seed=number)
+                got = run(cell, x.to(dtype), layer, call, "native")
+                rounding = 2e-6 / 1e-12 if dtype is torch.float32 else 1.0
+                # float32 starts from rounded weights and inputs; the table's float32 line allows
+                # for one operation, a step has some ten, on sums of up to `width + hidden` terms.
+                assert_same_run(in_float64(got), want, times=rounding * 10)
+
+
+@pytest.mark.parametrize("case", CELL_CASES, ids=str)
+def test_inference_gives_the_same_bits_as_training(case: CellCase) -> None:
+    cell = randomise(case.make(5, 17, dtype=torch.float32))
+    layer = Recurrent(cell, engine="native")
+    x, state = (
+        random_input(7, 6, 5, dtype=torch.float32),
+        random_state(cell, 6, dtype=torch.float32),
+    )
+    trained = layer(x, state)
+    with torch.inference_mode():
+        inferred = layer(x, state)
+    assert torch.equal(trained[0], inferred[0])
+
+
+@pytest.mark.parametrize("threads", (1, 2))
+@pytest.mark.parametrize("batch", (2, 24))
+def test_same_bits_from_run_to_run(batch: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    cell = randomise(cells.LSTM(9, 33, dtype=torch.float32))
+    x = random_input(40, batch, 9, dtype=torch.float32)
+    runs = [run(cell, x, {}, {}, "native") for _ in range(3)]
+    for other in runs[1:]:
+        assert torch.equal(runs[0].output, other.output)
+        assert torch.equal(runs[0].dx, other.dx)
+        for name, gradient in runs[0].dparameters.items():
+            assert torch.equal(gradient, other.dparameters[name])
+
+
+@pytest.mark.parametrize("layout", ("batch_first", "strided", "every_other_feature", "expanded"))
+def test_input_of_any_strides(layout: str) -> None:
+    cell = randomise(cells.LSTM(6, 10, dtype=torch.float64))
+    x = random_input(7, 3, 6)
+    if layout == "batch_first":
+        view = x.transpose(0, 1).contiguous().transpose(0, 1)
+    elif layout == "strided":
+        view = random_input(14, 6, 9)[::2, ::2, 1:7]
+    elif layout == "every_other_feature":
+        view = random_input(7, 3, 12)[..., ::2]
+    else:
+        view = x[:, :1].expand(7, 3, 6)
+    layer = Recurrent(cell, engine="native")
+    for call in ({}, {"lengths": torch.tensor([3, 7, 0])}):
+        want = Recurrent(cell, engine="eager")(view.contiguous(), **call)
+        got = layer(view, **call)
+        assert torch.equal(got[0], layer(view.contiguous(), **call)[0])
+        torch.testing.assert_close(got[0], want[0], rtol=0, atol=1e-12)
+
+
+def test_a_long_chain_of_products_is_exact() -> None:
+    """With the identity as activation and weights of powers of two nothing may be rounded."""
+
+    class Sum(torch.nn.Module):
+        state_size = 3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.W = torch.nn.Parameter(torch.eye(3)[[1, 2, 0]])
+
+        def forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+            return h @ self.W + x
+
+    layer = Recurrent(Sum(), engine="native")
+    x = torch.randint(-4, 5, (3000, 5, 3), generator=torch.Generator().manual_seed(0)).float()
+    y, _ = layer(x)
+    want, h = [], torch.zeros(5, 3)
+    for row in x:
+        h = h[:, [2, 0, 1]] + row
+        want.append(h)
+    assert torch.equal(y, torch.stack(want))
+
+
+def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ladder itself is tried: tanh in sigmoid's place must fail it."""
+    cell = randomise(cells.GRU(5, 17, dtype=torch.float64))
+    x = random_input(7, 3, 5)
+    want = run(cell, x, {}, {}, "eager")
+    codes = dict(lowering._CODES)
+    codes["sigmoid"], codes["tanh"] = codes["tanh"], codes["sigmoid"]
+    monkeypatch.setattr(lowering, "_CODES", codes)
+    fresh = cells.GRU(5, 17, dtype=torch.float64)
+    fresh.load_state_dict(cell.state_dict())
+    fresh.unlike_any_other = 1  # a structure of its own, so that nothing cached is used
+    got = run(fresh, x, {}, {}, "native")
+    with pytest.raises(AssertionError, match="output"):
+        assert_same_run(got, want)

@@ -1,0 +1,205 @@
+"""The matrix products against NumPy in float64, at sizes around vectors, tiles and panels."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from ostinato import _native
+
+ISAS = _native.available_isas()
+DTYPES = (np.float32, np.float64)
+
+# Columns of a packed panel in float32; half as many in float64. A vector is 1/4, 1/2, 1/3 of it.
+PANEL = {"baseline": 12, "avx2": 16, "avx512": 64}
+VECTOR = {"baseline": 4, "avx2": 8, "avx512": 16}
+
+ROWS = (0, 1, 2, 3, 5, 6, 7, 13, 25)
+DEPTHS = (0, 1, 7, 64)
+
+
+def panel_of(isa: str, dtype: type) -> int:
+    return PANEL[isa] * 4 // np.dtype(dtype).itemsize
+
+
+def widths(isa: str, dtype: type) -> Iterator[int]:
+    panel, vector = panel_of(isa, dtype), VECTOR[isa] * 4 // np.dtype(dtype).itemsize
+    yield from sorted({1, vector - 1, vector, vector + 1, panel - 1, panel, panel + 3, 2 * panel})
+    yield 2 * panel + vector + 1
+
+
+def bound(dtype: type, depth: int, magnitude: np.ndarray) -> np.ndarray:
+    """The a-priori bound on a sum of ``depth`` products and two more terms, element by element."""
+    return (depth + 3) * np.finfo(dtype).eps * magnitude + np.finfo(dtype).tiny
+
+
+def assert_close(got: np.ndarray, want: np.ndarray, allowed: np.ndarray) -> None:
+    assert got.shape == want.shape
+    wrong = ~(np.abs(got.astype(np.float64) - want) <= allowed)
+    assert not wrong.any(), f"{wrong.sum()} of {wrong.size} wrong, first at {np.argwhere(wrong)[0]}"
+
+
+def map_in(layout: str, rng: np.random.Generator, k: int, n: int, dtype: type) -> np.ndarray:
+    """A (k, n) map whose n or k is adjacent in memory, or neither."""
+    if layout == "n":
+        return rng.standard_normal((k, n)).astype(dtype)
+    if layout == "k":
+        return rng.standard_normal((n, k)).astype(dtype).T
+    return rng.standard_normal((2 * k, 3 * n)).astype(dtype)[::2, ::3]
+
+
+@pytest.mark.parametrize("layout", ["n", "k", "neither"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_gemm(isa: str, dtype: type, layout: str) -> None:
+    rng = np.random.default_rng(0)
+    for n in widths(isa, dtype):
+        for k in DEPTHS:
+            w = map_in(layout, rng, k, n, dtype)
+            bias = rng.standard_normal(n).astype(dtype)
+            for rows in ROWS:
+                a = rng.standard_normal((rows, k + 3)).astype(dtype)[:, :k]
+                for accumulate in (False, True):
+                    for b in (None, bias):
+                        out = rng.standard_normal((rows, n + 5)).astype(dtype)
+                        before = out.copy()
+                        _native.gemm(isa, a, w, b, out[:, :n], accumulate, 0, n)
+                        terms = [a.astype(np.float64) @ w.astype(np.float64)]
+                        sizes = [np.abs(a).astype(np.float64) @ np.abs(w).astype(np.float64)]
+                        for used, term in ((accumulate, before[:, :n]), (b is not None, bias)):
+                            if used:
+                                terms.append(np.broadcast_to(term, (rows, n)))
+                                sizes.append(np.abs(terms[-1]))
+                        assert_close(out[:, :n], sum(terms), bound(dtype, k, sum(sizes)))
+                        assert (out[:, n:] == before[:, n:]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_gemm_of_some_columns_leaves_the_rest_alone(isa: str, dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    panel = panel_of(isa, dtype)
+    n, k = 4 * panel + 3, 9
+    w, bias = rng.standard_normal((k, n)).astype(dtype), rng.standard_normal(n).astype(dtype)
+    for rows in (1, 2, 7):
+        a = rng.standard_normal((rows, k)).astype(dtype)
+        whole = np.zeros((rows, n), dtype)
+        _native.gemm(isa, a, w, bias, whole, False, 0, n)
+        for begin in range(0, n, panel):
+            for end in (begin, begin + 1, begin + panel - 1, begin + 2 * panel, n):
+                if begin <= end <= n:
+                    out = np.full((rows, n), 7, dtype)
+                    _native.gemm(isa, a, w, bias, out, False, begin, end)
+                    want = np.full((rows, n), 7, dtype)
+                    want[:, begin:end] = whole[:, begin:end]
+                    np.testing.assert_array_equal(out, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_rows_bits_do_not_depend_on_the_other_rows(isa: str, dtype: type) -> None:
+    rng = np.random.default_rng(2)
+    n, k = 3 * panel_of(isa, dtype) - 1, 1100  # several blocks of k
+    w, bias = rng.standard_normal((k, n)).astype(dtype), rng.standard_normal(n).astype(dtype)
+    a = rng.standard_normal((13, k)).astype(dtype)
+    whole = np.empty((13, n), dtype)
+    _native.gemm(isa, a, w, bias, whole, False, 0, n)
+    reference = a.astype(np.float64) @ w.astype(np.float64) + bias
+    sizes = np.abs(a).astype(np.float64) @ np.abs(w).astype(np.float64) + np.abs(bias)
+    assert_close(whole, reference, bound(dtype, k, sizes))
+    for rows in range(1, 13):
+        part = np.empty((rows, n), dtype)
+        _native.gemm(isa, a[:rows], w, bias, part, False, 0, n)
+        np.testing.assert_array_equal(part, whole[:rows])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_gemm_carries_what_is_not_a_number(isa: str, dtype: type) -> None:
+    n = panel_of(isa, dtype) + 1
+    a, w = np.ones((3, 4), dtype), np.ones((4, n), dtype)
+    a[1, 2], w[0, 5] = np.nan, np.inf
+    out = np.zeros((3, n), dtype)
+    _native.gemm(isa, a, w, None, out, False, 0, n)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(out, a @ w)
+
+
+@pytest.mark.parametrize("by_k", [False, True], ids=["n adjacent", "k adjacent"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_outer(isa: str, dtype: type, by_k: bool) -> None:
+    rng = np.random.default_rng(3)
+    panel = panel_of(isa, dtype)
+    sizes = [*widths(isa, dtype), 5 * panel + 2]
+    # Each width with small ones beside it, either way round, and one pair of large ones.
+    shapes = [
+        pair for size in sizes for other in (1, 7, 13) for pair in ((size, other), (other, size))
+    ]
+    shapes += [(sizes[-1], 270), (270, sizes[-1]), (sizes[-1], sizes[-1])]
+    for k, n in shapes:
+        for rows in (0, 1, 5, 300):  # 300: more than a block
+            a = rng.standard_normal((rows, k + 1)).astype(dtype)[:, :k]
+            dz = rng.standard_normal((rows, n + 2)).astype(dtype)[:, :n]
+            whole = rng.standard_normal((k, n + 4) if not by_k else (n, k + 4)).astype(dtype)
+            before = whole.copy()
+            g = whole[:, :k] if by_k else whole[:, :n].T
+            want = (before[:, :k] if by_k else before[:, :n].T).astype(np.float64)
+            size = np.abs(want) + np.abs(dz).T.astype(np.float64) @ np.abs(a)
+            _native.outer(isa, a, dz, g)
+            want = want + dz.T.astype(np.float64) @ a.astype(np.float64)
+            assert_close(g, want, bound(dtype, rows, size))
+            rest = slice(k, None) if by_k else slice(n, None)
+            assert (whole[:, rest] == before[:, rest]).all()
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    a, w, out = np.ones((2, 3)), np.ones((4, 5)), np.ones((2, 5))
+    with pytest.raises(ValueError, match="gemm: a is"):
+        _native.gemm("baseline", a, w, None, out, False, 0, 5)
+    with pytest.raises(ValueError, match="outer: a is"):
+        _native.outer("baseline", a, w, out)
+
+
+def test_an_unknown_instruction_set_is_refused_by_name() -> None:
+    before = _native.isa()
+    with pytest.raises(ValueError, match=r"'mmx'.*'baseline'"):
+        _native.set_isa("mmx")
+    assert _native.isa() == before
+
+
+def test_set_isa() -> None:
+    before = _native.isa()
+    try:
+        for isa in ISAS:
+            _native.set_isa(isa)
+            assert _native.isa() == isa
+    finally:
+        _native.set_isa(before)
+
+
+def imported_with(isa: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from ostinato import _native; print(_native.isa())"],
+        env=os.environ | {"OSTINATO_ISA": isa},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_environment_forces_an_instruction_set(isa: str) -> None:
+    done = imported_with(isa)
+    assert done.stdout.strip() == isa, done.stderr
+
+
+def test_the_environment_names_what_is_not_there() -> None:
+    done = imported_with("avx1024")
+    assert done.returncode != 0
+    assert "ImportError: OSTINATO_ISA" in done.stderr
+    assert "'avx1024'" in done.stderr
+    assert "'baseline'" in done.stderr
