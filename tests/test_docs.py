@@ -203,7 +203,7 @@ def first_sentence(path: Path) -> str:
         text = re.sub(r"^// ?", "", comment[0], flags=re.MULTILINE) if comment else ""
     text = " ".join(text.split("\n\n")[0].split())
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
-    return re.split(r"(?<=[a-z)`])[.:](?: |$)", text)[0].rstrip(".:")
+    return re.split(r"\.(?: |$)", text)[0].rstrip(":")
 
 
 def files_table(folder: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from ostinato import cells
 from ostinato.errors import SlowPathError
 from ostinato.nn import Recurrent
-from ostinato.strict import strict
+from ostinato.strictness import strict
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ostinato import cells as cells
     from ostinato import nn as nn
-    from ostinato.accelerate import accelerate as accelerate
-    from ostinato.accelerate import restore as restore
+    from ostinato.acceleration import accelerate as accelerate
+    from ostinato.acceleration import restore as restore
     from ostinato.errors import InputError as InputError
     from ostinato.errors import OstinatoError as OstinatoError
     from ostinato.errors import SlowPathError as SlowPathError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ostinato.nn import Recurrent as Recurrent
     from ostinato.nn import Stacked as Stacked
     from ostinato.nn import TimeDistributed as TimeDistributed
-    from ostinato.strict import strict as strict
+    from ostinato.strictness import strict as strict
     from ostinato.truncated import detach_state as detach_state
     from ostinato.truncated import windows as windows
 
@@ -38,12 +38,12 @@ _HOMES = {
     "Stacked": "ostinato.nn",
     "TimeDistributed": "ostinato.nn",
     "TraceError": "ostinato.errors",
-    "accelerate": "ostinato.accelerate",
+    "accelerate": "ostinato.acceleration",
     "cells": "ostinato.cells",
     "detach_state": "ostinato.truncated",
     "nn": "ostinato.nn",
-    "restore": "ostinato.accelerate",
-    "strict": "ostinato.strict",
+    "restore": "ostinato.acceleration",
+    "strict": "ostinato.strictness",
     "windows": "ostinato.truncated",
 }
 

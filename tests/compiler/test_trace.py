@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
-from ostinato.compiler.ir import OPS, print_nodes
 from ostinato.compiler.lower import MOVES
 from ostinato.compiler.lower_features import FEATURES
 from ostinato.compiler.lower_pointwise import POINTWISE
@@ -52,8 +48,8 @@ def _no_grad(c, x, h):
 def _aliases(c, x, h):
     z = h + x
     a, b = z[:, :3], z[:, 3:]
-    a.tanh_()
-    b.add_(a)
+    a.mul_(0.5)
+    b.add_(a).add_(1)
     return z * c.v
 
 
@@ -83,7 +79,7 @@ OPERATIONS = {
     "lerp-statics": lambda c, x, h: torch.lerp(c.v, c.s.expand(WIDTH), x) * h,
     "addcmul": lambda c, x, h: torch.addcmul(x, h, c.v, value=0.3),
     "addcdiv": lambda c, x, h: torch.addcdiv(x, h, c.v, value=0.3),
-    "neg": lambda c, x, h: -x + -(-h),
+    "neg": lambda c, x, h: -x + (h.neg()).neg(),
     "positive": lambda c, x, h: +x,
     "abs": lambda c, x, h: x.abs() + h,
     "sign": lambda c, x, h: x.sign() * h,
@@ -332,7 +328,7 @@ def test_operation(name):
 
 
 def test_every_rule_is_tested():
-    """Each line of the tables is reached by some operation above (aliases of one rule count once)."""
+    """Each line of the tables is reached by some operation above."""
     seen: set[str] = set()
     tables = (POINTWISE, FEATURES)
     originals = [dict(t) for t in tables]
@@ -345,10 +341,7 @@ def test_every_rule_is_tested():
     finally:
         for table, original in zip(tables, originals, strict=True):
             table.update(original)
-    other_names = {"subtract", "multiply", "clip", "_native_batch_norm_legit_no_training"}
-    unreachable = {"fill", "zero", "lift_fresh_copy", "selu", "relu6"}
-    missing = set().union(*originals) - seen - other_names - unreachable
-    assert not missing
+    assert sorted(set().union(*originals) - seen) == []
 
 
 def _noting(key, rule, seen):

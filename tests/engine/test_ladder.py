@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from helpers import (
     CELL_CASES,
     CellCase,
@@ -21,7 +22,6 @@ from helpers import (
     randomise,
     run_and_differentiate,
 )
-
 from ostinato import Recurrent, _native, cells
 from ostinato.engine import lowering
 
@@ -113,8 +113,8 @@ def test_inference_gives_the_same_bits_as_training(case: CellCase) -> None:
     assert torch.equal(trained[0], inferred[0])
 
 
-@pytest.mark.parametrize("threads", (1, 2))
-@pytest.mark.parametrize("batch", (2, 24))
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [2, 24])
 def test_same_bits_from_run_to_run(batch: int, threads: int) -> None:
     torch.set_num_threads(threads)
     cell = randomise(cells.LSTM(9, 33, dtype=torch.float32))
@@ -127,7 +127,7 @@ def test_same_bits_from_run_to_run(batch: int, threads: int) -> None:
             assert torch.equal(gradient, other.dparameters[name])
 
 
-@pytest.mark.parametrize("layout", ("batch_first", "strided", "every_other_feature", "expanded"))
+@pytest.mark.parametrize("layout", ["batch_first", "strided", "every_other_feature", "expanded"])
 def test_input_of_any_strides(layout: str) -> None:
     cell = randomise(cells.LSTM(6, 10, dtype=torch.float64))
     x = random_input(7, 3, 6)

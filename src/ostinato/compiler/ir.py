@@ -331,5 +331,7 @@ def print_nodes(nodes: tuple[Node, ...] | list[Node], keep: set[int] | None = No
             parts.append(f"{key}={text}")
         shape = "x".join(map(str, node.shape))
         where = f"  # {node.where}" if node.where else ""
-        lines.append(f"%{number} = {node.op}({', '.join(parts)}) : {node.kind.value}({shape}){where}")
+        lines.append(
+            f"%{number} = {node.op}({', '.join(parts)}) : {node.kind.value}({shape}){where}"
+        )
     return "\n".join(lines)

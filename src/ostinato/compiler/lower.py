@@ -19,11 +19,19 @@ import torch
 from torch import Tensor
 
 from ostinato.compiler.builder import Value
-from ostinato.compiler.layout import Axis, IntArray, batch_dims, feature_shape, gathered, numel, spread
+from ostinato.compiler.layout import (
+    Axis,
+    IntArray,
+    batch_dims,
+    feature_shape,
+    gathered,
+    numel,
+    spread,
+)
 from ostinato.compiler.lower_features import FEATURES
 from ostinato.compiler.lower_pointwise import POINTWISE
 from ostinato.compiler.preparation import tensors_in
-from ostinato.compiler.recorder import Call, Lowered, common_axis
+from ostinato.compiler.recorder import Call, Lowered, Result, common_axis
 
 #: Arguments that say where and how to store a result, not what it is.
 _STORAGE_ARGUMENTS = frozenset(
@@ -143,9 +151,9 @@ def _move(call: Call) -> list[Result]:
         if id(tensor) in tags:
             continue
         if call.is_rows(tensor):
+            rows = call.rows(tensor)
             if id(tensor) in choices:
                 call.refuse("picks by the data's values", "use a fixed index or a mask")
-            rows = call.rows(tensor)
             number: IntArray = np.arange(rows.index.size, dtype=np.int64)
             number = number.reshape(rows.index.shape) + start
             tag: IntArray = spread(number, rows.axis, call.batch)

@@ -11,6 +11,7 @@ import numpy as np
 from ostinato.compiler.layout import Axis, numel
 from ostinato.compiler.lower_pointwise import POINTWISE
 from ostinato.compiler.lower_products import PRODUCTS
+from ostinato.compiler.preparation import tensors_in
 from ostinato.compiler.recorder import Call, Lowered, Result, Rows
 
 if TYPE_CHECKING:
@@ -19,11 +20,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ostinato.compiler.builder import Value
+    from ostinato.errors import TraceError
 
 Results = list[Result]
 
-_PICKS = "picks by the data's values|use only the values, not the indices"
-_INTERNAL = "is internal to PyTorch's backward|use the first result"
+
+def _indices(call: Call) -> TraceError:
+    return call.error("picks by the data's values", "use only the values, not the indices")
+
+
+def _internal(call: Call, count: int = 2) -> list[TraceError]:
+    """Further results of an operation, which PyTorch keeps for its backward."""
+    return [call.error("has results for PyTorch's own use", "use the first result")] * count
+
+
+class _OverBatchError(Exception):
+    """A reduction goes over the batch; its argument is the refusal."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +90,11 @@ def _groups(call: Call, dims: Sequence[int] | int | None, name: str = "self") ->
         dims = [dims]
     chosen = tuple(sorted({d % ndim for d in dims})) if dims else tuple(range(ndim))
     if rows.axis.dim in chosen:
-        call.refuse(
-            "goes over the batch: it mixes its rows",
-            f"reduce over features (dim=-1) instead of dim={list(chosen)}",
+        raise _OverBatchError(
+            call.error(
+                "goes over the batch: it mixes its rows",
+                f"reduce over features (dim=-1) instead of dim={list(chosen)}",
+            )
         )
     rest = [d for d in range(ndim) if d not in chosen]
     features = rows.index.shape
@@ -201,7 +215,7 @@ def _extremum(sign: float) -> Callable[[Call], Results]:
     def rule(call: Call) -> Results:
         g = _groups(call, _dims(call))
         value = g.amax(g.value) if sign > 0 else -g.amax(-g.value)
-        return [g.reduced(value), f"{call.name}|{_PICKS}"]
+        return [g.reduced(value), _indices(call)]
 
     return rule
 
@@ -263,7 +277,7 @@ def _layer_norm(call: Call) -> Results:
     shape = tuple(call["normalized_shape"])
     g = _groups(call, list(range(-len(shape), 0)), "input")
     result = _affine(call, g, _normalised(g, call["eps"]), shape)
-    return [result, *[f"{call.name}|{_INTERNAL}"] * 2]
+    return [result, *_internal(call)]
 
 
 def _group_norm(call: Call) -> Results:
@@ -276,7 +290,7 @@ def _group_norm(call: Call) -> Results:
     g = _Groups(call, rows, rows.gather(), count, width // count, order, ())
     shape = (channels, *[1] * (len(rows.shape) - 2))
     result = _affine(call, g, _normalised(g, call["eps"]), shape)
-    return [result, *[f"{call.name}|{_INTERNAL}"] * 2]
+    return [result, *_internal(call)]
 
 
 def _batch_norm(call: Call) -> Results:
@@ -296,7 +310,7 @@ def _batch_norm(call: Call) -> Results:
     whole = np.arange(rows.index.size, dtype=np.int64)
     g = _Groups(call, rows, value, 1, rows.index.size, whole, ())
     result = _affine(call, g, value, shape)
-    return [result, *[f"{call.name}|{_INTERNAL}"] * (len(call.result) - 1)]
+    return [result, *_internal(call, len(call.result) - 1)]
 
 
 def _glu(call: Call) -> Results:
@@ -310,10 +324,22 @@ def _glu(call: Call) -> Results:
 
 def _log_sigmoid(call: Call) -> Results:
     rows = call.rows(call["self"])
-    return [Lowered(POINTWISE["log_sigmoid"](rows.gather()), rows.axis), f"{call.name}|{_INTERNAL}"]
+    return [Lowered(POINTWISE["log_sigmoid"](rows.gather()), rows.axis), *_internal(call, 1)]
 
 
-FEATURES: dict[str, Callable[[Call], Results]] = {
+def _reduction(rule: Callable[[Call], Results]) -> Callable[[Call], Results]:
+    """A rule whose results over the batch are refused when they are used, not before."""
+
+    def lowered(call: Call) -> Results:
+        try:
+            return rule(call)
+        except _OverBatchError as error:
+            return [error.args[0]] * len(tensors_in(call.result))
+
+    return lowered
+
+
+_REDUCTIONS: dict[str, Callable[[Call], Results]] = {
     "sum": _sum,
     "mean": _mean,
     "amax": _amax,
@@ -327,16 +353,18 @@ FEATURES: dict[str, Callable[[Call], Results]] = {
     "var_mean": _var_mean,
     "std_mean": _std_mean,
     "linalg_vector_norm": _norm,
-    "norm": _norm,
     "prod": _prod,
     "cumsum": _cumsum,
     "_softmax": _softmax,
     "_log_softmax": _log_softmax,
     "logsumexp": _logsumexp,
+}
+
+FEATURES: dict[str, Callable[[Call], Results]] = {
+    **{name: _reduction(rule) for name, rule in _REDUCTIONS.items()},
     "native_layer_norm": _layer_norm,
     "native_group_norm": _group_norm,
     "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit_no_training": _batch_norm,
     "glu": _glu,
     "log_sigmoid_forward": _log_sigmoid,
     **PRODUCTS,

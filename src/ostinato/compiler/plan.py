@@ -1,19 +1,22 @@
 """A cell's plan: what forward keeps for backward, and the schedules of both.
 
 What backward needs of forward is either *kept* (written to memory at every step) or *computed
-again*. Free are: the input, the output (the caller holds it), and the state that enters a step, once
-its history is kept at all. A value is computed again if that costs no product and less than
+again*. Free are: the input, the output (the caller holds it), and the state that enters a step,
+once its history is kept at all. A value is computed again if that costs no product and less than
 writing and reading it; the costs are those of the op table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ostinato.compiler.grad import Backward, differentiate
 from ostinato.compiler.ir import OPS, Graph, Group, Node, Program
 from ostinato.compiler.schedule import Schedule, StepGraph, schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: Cost of keeping one element, in the op table's unit: a write and a read of memory beyond the
 #: second-level cache, 128 bytes a vector of 16, at the 8 bytes a cycle that a core gets.
@@ -81,9 +84,7 @@ def make_plan(program: Program, needs: Needs | None) -> Plan:
     return Plan(program, _forward_plan(program, chooser.kept, chooser.history), backward)
 
 
-def _forward_plan(
-    program: Program, kept: Iterable[int], history: Iterable[int]
-) -> StepPlan:
+def _forward_plan(program: Program, kept: Iterable[int], history: Iterable[int]) -> StepPlan:
     nodes = program.nodes
     leaves: list[int | None] = [None] * len(program.state_sizes)
     for number, node in enumerate(nodes):
@@ -135,9 +136,7 @@ class _Chooser:
                 needed.add(node.attrs["node"])
             elif node.op == "state":
                 history.add(node.attrs["index"])
-        history |= {
-            self.forward[n].attrs["index"] for n in needed if self.forward[n].op == "state"
-        }
+        history |= {self.forward[n].attrs["index"] for n in needed if self.forward[n].op == "state"}
         self._history = history
         # Where the output is the new state, the output is its history.
         self._in_output = {k for k in history if self.program.new_state[k] == self.program.output}
@@ -192,7 +191,10 @@ class _Chooser:
             dx = self.gradient.dx
             size = self.program.input_size
             stores.append(
-                (here[dx] if dx is not None else self.graph.add("fill", value=0.0, width=size), "dx")
+                (
+                    here[dx] if dx is not None else self.graph.add("fill", value=0.0, width=size),
+                    "dx",
+                )
             )
         leaves: list[int | None] = [None] * len(sizes)
         for number, node in enumerate(self.graph.nodes):
@@ -200,9 +202,7 @@ class _Chooser:
                 leaves[node.attrs["index"]] = number
         dstatics = {i: tuple(here[n] for n in numbers) for i, numbers in self.wanted.items()}
         reductions = tuple(n for numbers in dstatics.values() for n in numbers)
-        graph = StepGraph(
-            self.graph.nodes, tuple(leaves), carried_out, tuple(stores), reductions
-        )
+        graph = StepGraph(self.graph.nodes, tuple(leaves), carried_out, tuple(stores), reductions)
         reads = {
             number: name
             for number, node in enumerate(self.graph.nodes)

@@ -68,9 +68,12 @@ class RowStorage:
 
 @dataclass
 class Unavailable:
-    """A storage whose content the tracer can't express; reading it is refused."""
+    """A storage whose content the tracer can't express; combining it with rows is refused.
 
-    reason: str
+    ``refusal`` names the line that made it.
+    """
+
+    refusal: TraceError
     keep: torch.UntypedStorage
 
 
@@ -97,8 +100,8 @@ class Lowered:
     axis: Axis
 
 
-#: A result; or, where it can't be had, ``operation|why|instead``; or ``None``: it is a constant.
-Result = Lowered | str | None
+#: A result; or why it can't be had; or ``None``: it is a constant.
+Result = Lowered | TraceError | None
 
 
 class Call:
@@ -128,8 +131,9 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The operation's name."""
-        return function_name(self.function)
+        """The operation's name, as users know it."""
+        name = function_name(self.function)
+        return "item()" if name == "_local_scalar_dense" else name
 
     @property
     def builder(self) -> Builder:
@@ -156,6 +160,10 @@ class Call:
     def rows(self, tensor: Tensor) -> Rows:
         """A tensor that depends on x or the state."""
         return self.recorder.read(tensor)
+
+    def error(self, why: str, instead: str) -> TraceError:
+        """The refusal of a result, to be raised when it is used."""
+        return refusal(self.name, why, instead)
 
     def refuse(self, why: str, instead: str) -> NoReturn:
         """Refuse the cell because of this call."""
@@ -212,7 +220,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The rows that ``tensor`` holds now."""
         storage = self.storages[tensor.untyped_storage()._cdata]
         if isinstance(storage, Unavailable):
-            raise refusal(*storage.reason.split("|"))
+            raise storage.refusal
         if tensor.dtype != storage.dtype:
             raise refusal("view", "changes the dtype of rows in place", "keep the cell's dtype")
         found = storage.layout.find(Geometry.of(tensor), self.batch)
@@ -347,9 +355,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = call.name.removesuffix("_") if written else call.name
         if not results:
             call.refuse(
-                "reads a number out of rows: a Python branch or value that depends on the data",
+                "makes a Python value of what depends on the data, as a branch does",
                 "use torch.where, or arithmetic with a mask",
             )
+        lost = self._unavailable(call)
+        if lost is not None and not written:
+            # What only passes on what can't be had is not refused yet: it may end in a branch,
+            # and the branch is what the user should hear of.
+            for tensor in results:
+                self._set_unavailable(tensor, lost)
+            return
         if name == "detach" or (not written and all(map(self.is_rows, results))):
             return  # an alias: it is read through its own strides
         lowered = self._rule(name, call)
@@ -357,10 +372,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             why, instead = _HINTS.get(name, ("has no rule", "rewrite it with other operations"))
             call.refuse(why, instead)
         for tensor, value in zip(results, lowered, strict=True):
-            if isinstance(value, str):
-                self.storages[tensor.untyped_storage()._cdata] = Unavailable(
-                    value, tensor.untyped_storage()
-                )
+            if isinstance(value, TraceError):
+                self._set_unavailable(tensor, value)
             elif value is None:
                 continue
             elif any(tensor is w for w in written):
@@ -368,6 +381,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 self._check_dtype(tensor, call)
                 self._new_storage(tensor, value, fresh=True)
+
+    def _set_unavailable(self, tensor: Tensor, why: TraceError) -> None:
+        storage = tensor.untyped_storage()
+        self.storages[storage._cdata] = Unavailable(why, storage)
+
+    def _unavailable(self, call: Call) -> TraceError | None:
+        """Why no row among the arguments can be had; ``None`` if one can."""
+        found = None
+        for tensor in tensors_in((call.raw_args, call.raw_kwargs)):
+            storage = self.storages.get(tensor.untyped_storage()._cdata)
+            if isinstance(storage, RowStorage):
+                return None
+            if storage is not None:
+                found = storage.refusal
+        return found
 
     def _check_dtype(self, tensor: Tensor, call: Call) -> None:
         if tensor.dtype in (self.dtype, torch.bool):

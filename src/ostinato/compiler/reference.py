@@ -129,7 +129,7 @@ def run(
             if restarted:
                 now = [torch.zeros_like(s) for s in now]
             row = x[t, b : b + 1]
-            values = evaluate(program.nodes, _forward_env(row, now, statics), row)
+            values = evaluate(program.nodes, forward_environment(row, now, statics), row)
             output[t, b] = values[program.output][0]
             now = [values[n] for n in program.new_state]
             cut = bptt is not None and u > 0 and (length - u) % bptt == 0
@@ -143,12 +143,24 @@ def run(
     return result
 
 
-def _forward_env(
+def forward_environment(
     x: Tensor, state: Sequence[Tensor], statics: Sequence[Tensor]
 ) -> dict[tuple[Any, ...], Tensor]:
+    """The leaves of a forward step."""
     env: dict[tuple[Any, ...], Tensor] = {("x",): x}
     env.update({("state", k): s for k, s in enumerate(state)})
     env.update({("static", i): s for i, s in enumerate(statics)})
+    return env
+
+
+def backward_environment(
+    statics: Sequence[Tensor], saved: Sequence[Tensor], dy: Tensor, dstate: Sequence[Tensor]
+) -> dict[tuple[Any, ...], Tensor]:
+    """The leaves of a backward step; ``saved`` are the values of all forward nodes."""
+    env: dict[tuple[Any, ...], Tensor] = {("dy",): dy}
+    env.update({("static", i): s for i, s in enumerate(statics)})
+    env.update({("saved", n): v for n, v in enumerate(saved)})
+    env.update({("dstate", k): s for k, s in enumerate(dstate)})
     return env
 
 
@@ -171,11 +183,9 @@ def _run_back(
             for k, s in enumerate(result.state)
         ]
         for step in reversed(steps):
-            env: dict[tuple[Any, ...], Tensor] = {("static", i): s for i, s in enumerate(statics)}
-            env.update({("saved", n): v for n, v in enumerate(step.values)})
-            env.update({("dstate", k): s for k, s in enumerate(carried)})
             row = result.output[step.time, b : b + 1]
-            env["dy",] = torch.zeros_like(row) if dy is None else dy[step.time, b : b + 1]
+            given = torch.zeros_like(row) if dy is None else dy[step.time, b : b + 1]
+            env = backward_environment(statics, step.values, given, carried)
             values = evaluate(backward.nodes, env, row)
             if backward.dx is not None:
                 dx[step.time, b] = values[backward.dx][0]

@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ostinato.compiler.ir import OPS, Group, Kind, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 class Phase(enum.IntEnum):
@@ -124,9 +127,7 @@ def schedule(graph: StepGraph) -> Schedule:
 def is_view(nodes: Sequence[Node], number: int) -> bool:
     """Whether a node needs no work: its value is part of, or all of, its argument's memory."""
     node = nodes[number]
-    return node.op in ("slice", "stop") or (
-        node.op == "expand" and nodes[node.args[0]].width == 1
-    )
+    return node.op in ("slice", "stop") or (node.op == "expand" and nodes[node.args[0]].width == 1)
 
 
 class _Scheduler:
@@ -332,9 +333,7 @@ class _Scheduler:
 
         Late, so that a value lives in one segment wherever it can and never leaves the cache.
         """
-        mine = [
-            n for n in self.order if self.phase.get(n) is phase and n not in self.absorbed
-        ]
+        mine = [n for n in self.order if self.phase.get(n) is phase and n not in self.absorbed]
         level: dict[int, int] = {}
         for number in mine:
             arrive = [level.get(a, 0) for a in self._inputs(number)]
@@ -351,7 +350,9 @@ class _Scheduler:
             if self._is_product_node(number):
                 late[number] = level[number]
                 continue
-            bounds = [late[c] - 1 if self._is_product_node(c) else late[c] for c in consumers[number]]
+            bounds = [
+                late[c] - 1 if self._is_product_node(c) else late[c] for c in consumers[number]
+            ]
             late[number] = min(bounds, default=top)
         instructions: list[Instruction] = []
         for current in range(top + 1):

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 #: Batch sizes to trace with are primes, so that no feature size is likely to be a multiple of one.
 _PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101)
-_PROOF_BATCH = 3
 
 _lock = threading.RLock()
 
@@ -87,6 +86,12 @@ def trace(
     """
     with _lock, torch.inference_mode(False), torch.enable_grad(), _untouched(cell):
         tensors = _tensors_of(cell)
+        if any(t.is_inference() for t in tensors.values()):
+            raise TraceError(
+                f"{type(cell).__name__} has parameters or buffers made in inference mode, which "
+                "have no gradients; make the cell outside torch.inference_mode(), or ask for "
+                'engine="eager"'
+            )
         sizes = _batch_sizes(tensors, input_size, state_sizes)
         first, second = (_record(cell, tensors, input_size, state_sizes, dtype, b) for b in sizes)
         if _signature(first) != _signature(second):
@@ -96,7 +101,7 @@ def trace(
                 'to call; let each row depend on itself alone, or ask for engine="eager"'
             )
         bare = isinstance(state_sizes, int)
-        prove(cell, first.program, first.preparation, tensors, dtype, _PROOF_BATCH, bare=bare)
+        prove(cell, first.program, first.preparation, tensors, dtype, bare=bare)
         return first
 
 
@@ -186,11 +191,9 @@ def _untouched(cell: nn.Module) -> Iterator[None]:
     a trace made while some are frozen holds after they are freed.
     """
     frozen = [p for p in cell.parameters() if not p.requires_grad and p.is_floating_point()]
-    before = [(m, dict(vars(m))) for m in cell.modules()]
-    inside = [
-        {k: dict(v) for k, v in state.items() if k in ("_parameters", "_buffers", "_modules")}
-        for _, state in before
-    ]
+    members = [vars(m) for m in cell.modules()]
+    members += [vars(m)[k] for m in cell.modules() for k in ("_parameters", "_buffers", "_modules")]
+    before = [dict(m) for m in members]
     random_state = torch.get_rng_state()
     try:
         for p in frozen:
@@ -201,9 +204,9 @@ def _untouched(cell: nn.Module) -> Iterator[None]:
         for p in frozen:
             p.requires_grad_(False)
         torch.set_rng_state(random_state)
-        for (module, state), own in zip(before, inside, strict=True):
-            vars(module).clear()
-            vars(module).update(state)
-            for kind, members in own.items():
-                vars(module)[kind].clear()
-                vars(module)[kind].update(members)
+        for now, was in zip(members, before, strict=True):
+            for name in [n for n in now if n not in was]:
+                del now[name]
+            for name, value in was.items():
+                if name not in now or now[name] is not value:
+                    now[name] = value

@@ -5,20 +5,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from ostinato.engine.choose import ENGINES as ENGINES
-from ostinato.engine.choose import Choice as Choice
-from ostinato.engine.choose import check_engine as check_engine
-from ostinato.engine.choose import choose as choose
+from ostinato.engine.choose import ENGINES, Choice, check_engine, choose
 from ostinato.engine.cudnn import run_cudnn
 from ostinato.engine.eager import run_eager
-from ostinato.engine.explain import Report as Report
-from ostinato.engine.explain import explain as explain
+from ostinato.engine.explain import Report, explain
 from ostinato.engine.native import make_job, run_native
-from ostinato.engine.step import State
-from ostinato.engine.step import Step as Step
-from ostinato.strict import strict
+from ostinato.engine.step import Step
+from ostinato.strictness import strict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ostinato.engine.step import State
+
+__all__ = ["ENGINES", "Choice", "Report", "Step", "check_engine", "choose", "explain", "recurrence"]
 
 
 def recurrence(

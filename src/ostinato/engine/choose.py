@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-
-from ostinato.compiler.trace import Trace
 from ostinato.engine import cudnn
 from ostinato.engine.native import DTYPES
-from ostinato.engine.step import Step
 from ostinato.errors import InputError, TraceError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ostinato.compiler.trace import Trace
+    from ostinato.engine.step import Step
 
 ENGINES = ("auto", "native", "eager")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """``engine`` is ``"native"``, ``"cudnn"`` or ``"eager"``; ``slow`` says it isn't the fastest
-    for the device, and ``reason`` why it was taken."""
+    """What runs a call.
+
+    ``engine`` is ``"native"``, ``"cudnn"`` or ``"eager"``; ``slow`` says that it isn't the fastest
+    for the device, and ``reason`` why it was taken.
+    """
 
     engine: str
     reason: str

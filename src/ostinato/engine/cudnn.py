@@ -6,7 +6,7 @@ is no GPU.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,15 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from ostinato.cells.elman import Elman
 from ostinato.cells.gru import GRU
 from ostinato.cells.lstm import LSTM
-from ostinato.engine.step import State, Step
+
+if TYPE_CHECKING:
+    from ostinato.engine.step import State, Step
 
 _BIASES = ("bias_ih", "bias_hh")
 
 
 def mode_of(cell: nn.Module) -> str | None:
-    """``"lstm"``, ``"gru"``, ``"rnn_tanh"`` or ``"rnn_relu"`` for a standard cell, else ``None``."""
+    """``"lstm"``, ``"gru"``, ``"rnn_tanh"`` or ``"rnn_relu"``; ``None``: not a standard cell."""
     kind = type(cell)
     if kind in (LSTM, nn.LSTMCell):
         return "lstm"
@@ -49,8 +51,9 @@ def run_cudnn(
     if lengths is not None:
         return _run_padded(step, x, state, lengths, reverse)
     mode = mode_of(step.cell)
-    function = getattr(torch._VF, mode)  # type: ignore[attr-defined]
-    names = ["weight_ih", "weight_hh", *(b for b in _BIASES if step.tensor(b) is not None)]
+    assert mode is not None
+    function = getattr(torch._VF, mode)
+    names = ["weight_ih", "weight_hh", *(_BIASES if step.cell.bias else ())]
     weights = [step.tensor(name) for name in names] * (2 if reverse else 1)
     initial: Any = tuple(s.unsqueeze(0).repeat(2 if reverse else 1, 1, 1) for s in state)
     hx = initial if mode == "lstm" else initial[0]
@@ -75,7 +78,8 @@ def _run_padded(
     index = running.to(x.device)
     packed = pack_padded_sequence(x.index_select(1, index), lengths[running], enforce_sorted=False)
     order, back = packed.sorted_indices, packed.unsorted_indices
-    assert order is not None and back is not None
+    assert order is not None
+    assert back is not None
     entering = tuple(s.index_select(0, index).index_select(0, order) for s in state)
     data, final = run_cudnn(
         step, packed.data, entering, batch_sizes=packed.batch_sizes, reverse=reverse

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,7 +12,11 @@ from ostinato.compiler.ir import OPS, Group, Kind, Node, Program
 from ostinato.compiler.plan import Needs, StepPlan, make_plan
 from ostinato.compiler.schedule import Affine, Compute, Outer, Phase, Segment
 from ostinato.engine.choose import choose
-from ostinato.engine.step import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ostinato.engine.step import Step
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,10 @@ class Report:
     """How a cell runs. ``str(report)`` is the readable form.
 
     ``recurrence`` is ``"dense"``, ``"block-diagonal"``, ``"elementwise"`` (no product inside the
-    loop), ``"affine"`` (elementwise, and the new state is affine in the old, so that a parallel scan
-    would be possible) or ``"none"`` (no state enters). ``kept`` maps each value that forward keeps
-    for backward to its features; the output itself isn't counted. Without a trace, the plan's
-    fields are ``None`` or empty.
+    loop), ``"affine"`` (elementwise, and the new state is affine in the old, so that a parallel
+    scan would be possible) or ``"none"`` (no state enters). ``kept`` maps each value that forward
+    keeps for backward to its features; the output itself isn't counted. Without a trace, the
+    plan's fields are ``None`` or empty.
     """
 
     cell: str
@@ -171,10 +176,7 @@ def recurrence_kind(program: Program) -> str:
     if products:
         return "dense" if 1 in products else "block-diagonal"
     highest = max((degree[n] for n in program.new_state), default=0)
-    mixes = any(
-        OPS[nodes[n].op].group in (Group.REDUCE, Group.SCAN) and degree[n] > 0 for n in seen
-    )
-    return ("none", "affine", "elementwise")[2 if mixes and highest else highest]
+    return ("none", "affine", "elementwise")[highest]
 
 
 def _degree(node: Node, args: list[int]) -> int:
@@ -237,7 +239,7 @@ def _work(plan: StepPlan, program: Program, size: int) -> Work:
     )
 
 
-def _affine_text(affine: Affine, nodes: tuple[Node, ...], program: Program) -> str:
+def _affine_text(affine: Affine, nodes: Sequence[Node], program: Program) -> str:
     parts = []
     for term in affine.terms:
         name = program.statics[nodes[term.matrix].attrs["index"]].name
@@ -256,7 +258,7 @@ def _segment_text(segment: Segment) -> str:
     return f"fused {listed}"
 
 
-def _elements(nodes: tuple[Node, ...], compute: Compute) -> int:
+def _elements(nodes: Sequence[Node], compute: Compute) -> int:
     node = nodes[compute.node]
     group = OPS[node.op].group
     if group in (Group.REDUCE, Group.ROWS):

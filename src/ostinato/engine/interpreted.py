@@ -5,14 +5,18 @@ The native engine goes through it for second derivatives, where autograd must se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from ostinato.compiler.ir import Program
 from ostinato.compiler.reference import evaluate
 from ostinato.engine.eager import run_function
-from ostinato.engine.step import State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ostinato.compiler.ir import Program
+    from ostinato.engine.step import State
 
 
 def run_interpreted(

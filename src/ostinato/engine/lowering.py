@@ -11,10 +11,13 @@ from __future__ import annotations
 import enum
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from ostinato.compiler.ir import OPS, Group, Kind
-from ostinato.compiler.plan import StepPlan
+from ostinato.compiler.ir import OPS, Group
 from ostinato.compiler.schedule import Affine, Compute, Outer, Phase, Segment, is_view
+
+if TYPE_CHECKING:
+    from ostinato.compiler.plan import StepPlan
 
 
 class Space(enum.IntEnum):
@@ -41,6 +44,7 @@ class Place:
     broadcast: bool = False
 
     def code(self) -> list[int]:
+        """The operand in the engine's code."""
         return [int(self.space), self.id, self.offset, int(self.broadcast)]
 
 
@@ -67,18 +71,15 @@ class Lowered:
     outers: tuple[int, ...]
 
 
-_POINTWISE = (
-    "copy neg abs sign floor reciprocal sqrt rsqrt exp expm1 log log1p sin cos tanh sigmoid erf "
-    "relu add sub mul div max min pow lt le gt ge eq ne where mul_add neg_mul_add sigmoid_grad "
-    "tanh_grad relu_grad"
-).split()
-_CODES = {name: code for code, name in enumerate(_POINTWISE)}
-_CODES |= {
-    name: 100 + i
-    for i, name in enumerate(
-        "sum amax cumsum cumsum_reverse expand take put sum_rows".split()
-    )
-}
+_POINTWISE = """
+    copy neg abs sign floor reciprocal sqrt rsqrt exp expm1 log log1p sin cos tanh sigmoid erf relu
+    add sub mul div max min pow lt le gt ge eq ne
+    where mul_add neg_mul_add sigmoid_grad tanh_grad relu_grad
+"""
+_GROUPED = "sum amax cumsum cumsum_reverse expand take put sum_rows"
+#: Numbers of the operations: ``native/kernels.h``'s ``Op``, then ``native/plan.h``'s codes.
+_CODES = {name: code for code, name in enumerate(_POINTWISE.split())}
+_CODES |= {name: 100 + i for i, name in enumerate(_GROUPED.split())}
 _GEMM, _SEGMENT, _OUTER = 0, 1, 2
 _END_OF_PHASE = 1 << 30
 
@@ -218,9 +219,7 @@ class _Lowering:
                 self.place[part] = replace(whole, offset=whole.offset + offset)
             offset += node.width
 
-    def _place_segment(
-        self, segment: Segment, phase: Phase, position: int, tiles: _Tiles
-    ) -> None:
+    def _place_segment(self, segment: Segment, phase: Phase, position: int, tiles: _Tiles) -> None:
         last_use: dict[int, int] = {}
         for index, compute in enumerate(segment.ops):
             for arg in map(self._base, compute.args):
@@ -233,9 +232,8 @@ class _Lowering:
                 continue
             if number not in self.place:
                 self._place_one(number, phase, position, tiles=tiles)
-            if self.place[number].space is Space.TILE:
-                if number not in self.copied:
-                    ends[last_use.get(number, index)].append(number)
+            if self.place[number].space is Space.TILE and number not in self.copied:
+                ends[last_use.get(number, index)].append(number)
             for done in ends.pop(index, []):
                 tiles.free(self.place[done].id)
 
@@ -250,28 +248,28 @@ class _Lowering:
         if number in self.place:
             return
         width = self.nodes[number].width
-        kept = [name for name in self.stores.get(number, ()) if name in self.kept]
+        names = self.stores.get(number, [])
+        kept = [name for name in names if name in self.kept]
+        slots = self.carry_slots.get(number, [])
         uses = self.uses.get(number, set())
-        elsewhere = any(use != (phase, position) for use in uses)
+        in_loop = phase is Phase.LOOP
         later = any(use[0] > phase for use in uses)
+        local = in_segment and tiles is not None and number not in self.as_rows
+        local = local and all(use == (phase, position) for use in uses)
         if kept:
-            self.place[number] = Place(Space.STREAM, self.stream_ids[kept[0]])
-        elif number in self.carry_slots and phase is Phase.LOOP:
-            if later:
-                self.place[number] = self._buffer(Space.CHUNK, width)
-            else:
-                self.place[number] = Place(Space.CARRY_OUT, self.carry_slots[number][0])
-        elif self.stores.get(number) and not uses and number not in self.carry_slots:
-            self.place[number] = Place(Space.STREAM, self.stream_ids[self.stores[number][0]])
-        elif later or (phase is not Phase.LOOP and (elsewhere or not in_segment)):
-            self.place[number] = self._buffer(Space.CHUNK, width)
-        elif phase is not Phase.LOOP and (number in self.stores or number in self.carry_slots):
-            self.place[number] = self._buffer(Space.CHUNK, width)
-        elif elsewhere or not in_segment or number in self.as_rows or tiles is None:
-            space = Space.STEP if phase is Phase.LOOP else Space.CHUNK
-            self.place[number] = self._buffer(space, width)
+            place = Place(Space.STREAM, self.stream_ids[kept[0]])
+        elif slots and in_loop and not later:
+            place = Place(Space.CARRY_OUT, slots[0])
+        elif names and not uses and not slots:
+            place = Place(Space.STREAM, self.stream_ids[names[0]])
+        elif later or (slots and in_loop):
+            place = self._buffer(Space.CHUNK, width)
+        elif local and (in_loop or not (names or slots)):
+            assert tiles is not None
+            place = Place(Space.TILE, tiles.take(width))
         else:
-            self.place[number] = Place(Space.TILE, tiles.take(width))
+            place = self._buffer(Space.STEP if in_loop else Space.CHUNK, width)
+        self.place[number] = place
 
     def _buffer(self, space: Space, width: int) -> Place:
         self.widths[space].append(width)
@@ -424,9 +422,7 @@ class _Lowering:
             return self._cat_code(compute, phase)
         if OPS[node.op].group is Group.POINTWISE:
             sources = [v for a in compute.args for v in self._source(a, width, phase)]
-            return [
-                [_CODES[compute.op], width, 0, *target.code(), len(compute.args), *sources]
-            ]
+            return [[_CODES[compute.op], width, 0, *target.code(), len(compute.args), *sources]]
         (arg,) = compute.args
         source = self._operand(arg, phase)
         attrs = node.attrs

@@ -7,20 +7,24 @@ lowered once for each set of wanted gradients; a call then hands over pointers a
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ostinato import _native
-from ostinato.compiler.ir import Program
 from ostinato.compiler.plan import Needs, Plan, StepPlan, make_plan
 from ostinato.engine.interpreted import run_interpreted
 from ostinato.engine.lowering import Lowered, lower
-from ostinato.engine.ragged import packed_layout
-from ostinato.engine.step import State
+from ostinato.engine.ragged import check_lengths, packed_layout
+from ostinato.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ostinato.compiler.ir import Program
+    from ostinato.engine.step import State
 
 #: What the engine computes in.
 DTYPES = frozenset({torch.float32, torch.float64})
@@ -147,6 +151,7 @@ def make_job(
         job.active = batch_sizes.contiguous()
         job.length = (job.active.unsqueeze(1) > torch.arange(rows)).sum(0)
     elif lengths is not None:
+        check_lengths(lengths, steps)
         layout = packed_layout(lengths, steps)
         job.active = torch.tensor(layout.batch_sizes, dtype=torch.int64)
         job.length = lengths
@@ -161,7 +166,12 @@ def make_job(
 def run_native(
     job: Job, statics: Sequence[Tensor], x: Tensor, state: State
 ) -> tuple[Tensor, State]:
-    """Run a job; differentiable with respect to ``x``, ``state`` and ``statics``."""
+    """Run a job; differentiable with respect to ``x``, ``state`` and ``statics``.
+
+    Raises:
+        InputError: a static has another shape or dtype than when the cell was traced.
+    """
+    _check_statics(job.program, statics, x.dtype)
     wants = torch.is_grad_enabled() and (
         x.requires_grad
         or any(s.requires_grad for s in state)
@@ -170,10 +180,8 @@ def run_native(
     if not wants:
         y, final, _ = _forward(compiled(job.program, None), job, x, state, statics)
         return y, final
-    needs = Needs(
-        x.requires_grad, frozenset(i for i, s in enumerate(statics) if s.requires_grad)
-    )
-    y, *rest = _Recurrence.apply(job, needs, x, *state, *statics)
+    needs = Needs(x.requires_grad, frozenset(i for i, s in enumerate(statics) if s.requires_grad))
+    y, *rest = _Recurrence.apply(job, needs, x, *state, *statics)  # type: ignore[no-untyped-call]
     return y, tuple(rest)
 
 
@@ -292,11 +300,26 @@ def _backward(
     direction.native.run(x.dtype is torch.float64, values)
     del alive
     dstatics: list[Tensor | None] = [None] * len(statics)
+    handed_out: set[int] = set()
     for index, numbers in plan.dstatics.items():
-        parts = [gradients[n] for n in numbers]
-        total = sum(parts[1:], parts[0])
+        total = gradients[numbers[0]]
+        if len(numbers) > 1:
+            total = torch.stack([gradients[n] for n in numbers]).sum(0)
+        elif numbers[0] in handed_out:
+            total = total.clone()  # autograd may add to what it is given, so none is given twice
+        handed_out.add(numbers[0])
         dstatics[index] = total.reshape(statics[index].shape)
     return [named.get("dx"), *_ordered(leaving, job.back), *dstatics]
+
+
+def _check_statics(program: Program, statics: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """The engine reads memory by the shapes of the trace: a tensor changed since must not pass."""
+    for spec, tensor in zip(program.statics, statics, strict=True):
+        if tensor.shape != spec.shape or tensor.dtype is not dtype:
+            raise InputError(
+                f"{spec.name} must be {spec.shape} of {dtype}, as when the cell was traced, got "
+                f"{tuple(tensor.shape)} of {tensor.dtype}; make a new layer for other sizes"
+            )
 
 
 def _pointer(tensor: Tensor | None) -> int:
@@ -360,4 +383,3 @@ def _statics(values: list[int], lowered: Lowered, statics: Sequence[Tensor]) -> 
     for spec in lowered.maps:
         values += _matrix(statics[spec.static], spec.transposed)
     return alive
-

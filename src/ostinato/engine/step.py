@@ -107,7 +107,7 @@ class Step:
         """Whether values that went into the trace (an index, say) are still the same."""
         if isinstance(found, _Failure) or not found.baked:
             return True
-        return found.fits({name: self._tensor(name) for name in found.baked})
+        return found.fits({name: self.tensor(name) for name in found.baked})
 
     def _find(self, structure: Structure, request: Any) -> Trace | _Failure:
         if structure.private:
@@ -140,9 +140,10 @@ class Step:
 
         A parametrised parameter is computed here, once.
         """
-        return [self._tensor(name) for name in trace.preparation.leaves]
+        return [self.tensor(name) for name in trace.preparation.leaves]
 
-    def _tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> Tensor:
+        """The tensor that stands for a parameter or buffer of the cell, by its dotted name."""
         own = self.tensors
         found: Tensor = own[name] if own and name in own else attrgetter(name)(self.cell)
         return found
@@ -173,6 +174,15 @@ class Step:
     def call(self, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
         """One eager step, see :meth:`bound`."""
         return self.bound()(x, tuple(state))
+
+
+def traced_input_size(cell: nn.Module) -> int | None:
+    """The input size that ``cell`` was last traced for; ``None``: it wasn't yet."""
+    memo = _memos.get(id(cell))
+    if memo is None or memo.cell() is not cell or not memo.traces:
+        return None
+    input_size: int = next(reversed(memo.traces))[0]
+    return input_size
 
 
 def _same(kept: Structure, now: Structure) -> bool:

@@ -5,9 +5,9 @@ attributes (containers and plain objects are followed), the names, shapes and dt
 parameters and buffers and which of them are the same tensor, its hooks. Values of parameters and
 buffers are not part of it.
 
-It is computed at each call of a layer to find the trace again, so it is written for speed:
-3 us for a cell with four parameters, 9 us for a cell with two ``nn.Linear`` inside (measured on one
-core of a Xeon with AVX-512).
+It is computed at each call of a layer to find the trace again, so it is written for speed: 4 us
+for ``torch.nn.GRUCell``, 5.5 us for ``cells.LSTM``, 8.5 us for a cell with two ``nn.Linear`` inside
+(best of many, Python 3.11, one core of a two-core virtual machine).
 """
 
 from __future__ import annotations

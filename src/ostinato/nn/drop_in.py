@@ -28,7 +28,7 @@ from ostinato.engine.native import DTYPES
 from ostinato.engine.ragged import lengths_tensor
 from ostinato.engine.step import Step
 from ostinato.errors import InputError
-from ostinato.strict import strict
+from ostinato.strictness import strict
 
 if TYPE_CHECKING:
     from ostinato.cells.base import Cell
@@ -151,7 +151,7 @@ class DropIn(nn.RNNBase):
         bound = self._bind()
         dtype = bound.dtype
         given = hx
-        if torch.is_autocast_enabled(x.device.type) and x.is_floating_point():
+        if torch._C._is_any_autocast_enabled() and x.is_floating_point():
             # Under autocast the recurrence keeps to the parameters' own dtype.
             x, given = x.to(dtype), _cast(hx, dtype)
 
@@ -160,13 +160,17 @@ class DropIn(nn.RNNBase):
             x = x.unsqueeze(1)
         elif dim == 3 and self.batch_first:
             x = x.transpose(0, 1)
+        shape = x.shape
         batch_sizes = input.batch_sizes if packed else None
-        batch = x.size(1) if batch_sizes is None and x.dim() == 3 else _rows(batch_sizes)
+        if batch_sizes is not None:
+            batch = int(batch_sizes[0])
+        else:
+            batch = shape[1] if len(shape) == 3 else 0
         if (
-            x.dim() != (2 if packed else 3)
+            len(shape) != (2 if packed else 3)
             or batch == 0
-            or x.size(0) == 0
-            or x.size(-1) != self.input_size
+            or shape[0] == 0
+            or shape[-1] != self.input_size
             or x.dtype is not dtype
             or not bound.sound
             or x.device != bound.tensors[0].device
@@ -174,7 +178,7 @@ class DropIn(nn.RNNBase):
         ):
             return super().forward(input, hx)  # torch judges: an error of its own, or a result
         if lengths is not None:
-            lengths = lengths_tensor(lengths, x.size(0), batch)
+            lengths = lengths_tensor(lengths, shape[0], batch)
         if lengths is None and self.engine == "auto" and not (x.is_cpu and dtype in DTYPES):
             if x.is_cpu:
                 strict.check(f"{type(self).__name__} in {dtype} keeps torch's kernels on the CPU")
@@ -287,8 +291,12 @@ class DropIn(nn.RNNBase):
         widths = self._state_widths()
         rows = len(self._all_weights)
         if hx is None:
-            zeros = tuple(x.new_zeros(batch, width) for width in widths)
-            return [zeros] * rows
+            # Engines don't write into a state, so all may be the same zeros.
+            zero = x.new_zeros(batch, widths[0])
+            if len(widths) == 1:
+                return [(zero,)] * rows
+            second = zero if widths[1] == widths[0] else x.new_zeros(batch, widths[1])
+            return [(zero, second)] * rows
         states = (hx,) if len(widths) == 1 else tuple(hx)
         if unbatched:
             states = tuple(s.unsqueeze(1) for s in states)
@@ -314,7 +322,11 @@ class DropIn(nn.RNNBase):
         if self.engine == "auto" and not (device.type == "cpu" and bound.dtype in DTYPES):
             kernels = "cuDNN, through torch.nn" if device.type == "cuda" else "torch.nn's kernels"
             why = f"the parameters are {bound.dtype} on {device}"
-            return DropInReport(f"{name}: {kernels}, all layers in one call ({why})", ())
+            return DropInReport(
+                f"{name}: {kernels}, all layers in one call ({why}); with lengths, each layer and "
+                "direction runs on the engine that fits",
+                (),
+            )
         directions = 2 if self.bidirectional else 1
         deep = directions * self._state_widths()[0]
         parts = []
@@ -351,10 +363,6 @@ def _cast(hx: Any, dtype: torch.dtype) -> Any:
     if isinstance(hx, (tuple, list)):
         return tuple(_cast(s, dtype) for s in hx)
     return hx
-
-
-def _rows(batch_sizes: Tensor | None) -> int:
-    return 0 if batch_sizes is None else int(batch_sizes[0])
 
 
 def _plain(name: str) -> str:

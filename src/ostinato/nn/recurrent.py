@@ -12,7 +12,7 @@ from ostinato.engine import Report, check_engine, recurrence
 from ostinato.engine import explain as explain_step
 from ostinato.engine.ragged import check_bptt, lengths_tensor, reset_mask
 from ostinato.engine.state import StateSize, describe, find_state_size
-from ostinato.engine.step import Step
+from ostinato.engine.step import Step, traced_input_size
 from ostinato.errors import InputError
 
 if TYPE_CHECKING:
@@ -285,18 +285,21 @@ class Recurrent(nn.Module):
         """How this layer runs: what is hoisted out of the loop, which engine, and why.
 
         Args:
-            input_size: I; ``None``: ``cell.input_size``.
+            input_size: I; ``None``: ``cell.input_size``, else that of the last call.
 
         Returns:
             A report; ``print`` it to read it.
 
         Raises:
-            InputError: the cell has no ``input_size`` and none is given.
+            InputError: the cell has no ``input_size``, none is given and there was no call yet.
         """
         width = input_size if input_size is not None else getattr(self.cell, "input_size", None)
+        if width is None:
+            width = traced_input_size(self.cell)
         if not isinstance(width, int) or isinstance(width, bool) or width < 0:
             raise InputError(
-                f"{describe(self.cell)} has no input_size; pass it: explain(input_size=...)"
+                f"{describe(self.cell)} has no input_size; pass it, explain(input_size=...), or "
+                "call the layer first"
             )
         own = self._own()
         x = torch.zeros(1, width) if own is None else own.new_zeros(1, width)

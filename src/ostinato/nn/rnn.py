@@ -20,12 +20,16 @@ Common to the three, ``D`` being 2 if ``bidirectional`` else 1, ``L`` ``num_laye
 
 ``engine``, a keyword of the constructor, is ``"auto"``, ``"native"`` or ``"eager"``. With
 ``"auto"``, float32 and float64 on the CPU take ostinato's engine; other devices and dtypes keep
-torch's kernels (cuDNN on CUDA), and :meth:`~ostinato.nn.drop_in.DropIn.explain` says so.
+torch's kernels (cuDNN on CUDA), and :meth:`~ostinato.nn.drop_in.DropIn.explain` says so. Torch's
+kernels know no ``lengths``: with them, these devices and dtypes take cuDNN layer by layer or the
+eager engine.
 
 Differences from torch: under ``torch.autocast`` the recurrence keeps to the parameters' dtype and
 its output has that dtype (torch gives bfloat16 for RNN and LSTM, the parameters' dtype for GRU); a
 parametrised weight is computed once a call (torch: up to three times, which a spectral norm in
-training notices); ``torch.jit.script`` is refused.
+training notices); ``torch.jit.script`` is refused. ``torch.compile`` leaves a graph break around
+the layer, as around torch's own, because Dynamo refuses each subclass of ``torch.nn.RNN``, ``LSTM``
+and ``GRU``; with ``torch._dynamo.config.allow_rnn = True`` there is none.
 """
 
 from __future__ import annotations

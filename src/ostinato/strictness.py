@@ -62,7 +62,7 @@ class _Strict:
             it shadows the process's mode in; threads that the block starts have the process's.
 
         Example:
-            >>> from ostinato.strict import strict
+            >>> from ostinato.strictness import strict
             >>> with strict():
             ...     strict.check("a cell that can't be traced")
             Traceback (most recent call last):
