@@ -83,7 +83,7 @@ USES: dict[str, Callable[[Tensor, Tensor, nn.Module], Tensor]] = {
     "take": lambda z, h, m: z + h[:, MIXED],
     "put": lambda z, h, m: z * h[:, [MIXED[0], *MIXED[:-1]]],  # in the gradient
     "expand": lambda z, h, m: (
-        z + h.view(-1, 2, H // 2).mean(-1, keepdim=True).expand(-1, 2, H // 2).reshape(-1, 6)
+        z + h.view(-1, 2, H // 2).mean(-1, keepdim=True).expand(-1, 2, H // 2).reshape(-1, H)
     ),
     "linear": lambda z, h, m: torch.einsum("bhi,hij->bhj", z.view(-1, 2, H // 2), m.blocks).reshape(
         -1, H
