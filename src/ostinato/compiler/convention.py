@@ -58,12 +58,12 @@ def split_result(
     Raises:
         TraceError: the result's structure, shapes or dtypes are not those of the state.
     """
-    output, new, only = _split(result, len(state), bare)
+    output, new, only = match(result, len(state), bare)
     if output is None:
         expected = "state" if bare else f"({', '.join(f's{k + 1}' for k in range(len(state)))})"
         raise TraceError(
-            f"{type(cell).__name__} returned {_structure(result)}: expected (output, {expected}) "
-            f"or {expected}, in the structure in which it got its state; return it so, or say "
+            f"{type(cell).__name__} returned {structure_text(result)}: expected "
+            f"(output, {expected}) or {expected}, in the structure in which it got its state; return it so, or say "
             "another state_size"
         )
     for k, (was, now) in enumerate(zip(state, new, strict=True)):
@@ -83,7 +83,14 @@ def split_result(
     return output, new, only
 
 
-def _split(result: Any, count: int, bare: bool) -> tuple[Tensor | None, tuple[Tensor, ...], bool]:
+def match(result: Any, count: int, bare: bool) -> tuple[Tensor | None, tuple[Tensor, ...], bool]:
+    """Output (``None``: neither convention), new state, and whether the state came alone.
+
+    Args:
+        result: what the cell returned.
+        count: number of state tensors.
+        bare: whether the cell takes its state as one tensor, not as a tuple of tensors.
+    """
     nothing = None, (), False
     if isinstance(result, Tensor):
         return (result, (result,), True) if bare else nothing
@@ -103,11 +110,12 @@ def _split(result: Any, count: int, bare: bool) -> tuple[Tensor | None, tuple[Te
     return nothing
 
 
-def _structure(result: Any) -> str:
+def structure_text(result: Any) -> str:
+    """What a cell returned, for an error: ``(a tensor of (2, 3), int)``."""
     if isinstance(result, Tensor):
         return f"a tensor of {tuple(result.shape)}"
     if isinstance(result, (tuple, list)):
-        return f"({', '.join(map(_structure, result))}{',' if len(result) == 1 else ''})"
+        return f"({', '.join(map(structure_text, result))}{',' if len(result) == 1 else ''})"
     return type(result).__name__
 
 

@@ -19,6 +19,7 @@ from ostinato.engine.interpreted import run_interpreted
 from ostinato.engine.lowering import Lowered, lower
 from ostinato.engine.ragged import check_lengths, packed_layout
 from ostinato.errors import InputError
+from ostinato.strictness import strict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -216,6 +217,7 @@ class _Recurrence(torch.autograd.Function):
 def _differentiable_backward(
     ctx: Any, x: Tensor, state: State, statics: Sequence[Tensor], dy: Tensor, dfinal: State
 ) -> list[Tensor | None]:
+    strict.check("a second derivative is taken through the interpreted step, a loop in Python")
     job: Job = ctx.job
     y, final = run_interpreted(
         job.program, statics, x, state, lengths=job.lengths, reset=job.reset,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ostinato.compiler.convention import match, structure_text
 from ostinato.errors import InputError
 
 #: An int: one bare tensor of that width. A tuple: a tuple of tensors of these widths.
@@ -138,23 +139,13 @@ def split_result(
     Raises:
         InputError: the structure fits neither convention.
     """
-    if isinstance(result, Tensor):
-        if count == 1:
-            return result, (result,)
-    elif isinstance(result, (tuple, list)):
-        if len(result) == 2 and isinstance(result[0], Tensor):
-            output, state = result
-            if isinstance(state, (tuple, list)):
-                if len(state) == count and all(isinstance(s, Tensor) for s in state):
-                    return output, tuple(state)
-            elif isinstance(state, Tensor) and count == 1:
-                return output, (state,)
-        if len(result) == count and not bare and all(isinstance(s, Tensor) for s in result):
-            return result[0], tuple(result)
+    found, state, _ = match(result, count, bare)
+    if found is not None:
+        return found, state
     state_text = "state" if bare else f"({', '.join(f's{k}' for k in range(count))})"
     raise InputError(
         f"{describe(cell)} must return (output, {state_text}) or {state_text} alone, "
-        f"got {_structure_text(result)}"
+        f"got {structure_text(result)}"
     )
 
 
@@ -167,14 +158,6 @@ def describe(cell: nn.Module) -> str:
     except (OSError, TypeError):
         return name
     return f"{name} ({source}:{line})"
-
-
-def _structure_text(result: Any) -> str:
-    if isinstance(result, Tensor):
-        return f"a tensor {tuple(result.shape)}"
-    if isinstance(result, (tuple, list)):
-        return f"({', '.join(_structure_text(part) for part in result)})"
-    return type(result).__name__
 
 
 def _shapes(state: tuple[Tensor, ...]) -> str:
