@@ -1,0 +1,57 @@
+"""Makes a problem's cell; the benchmark's own cell, written as a user would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.cells import registry
+
+
+class OwnCell(nn.Module):
+    """An LSTM with a leaky memory, squashed without ``tanh``; in no registry, no paper.
+
+    As many products as an LSTM of its size. ``x`` (B, I), ``state`` a pair of (B, H).
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.state_size = (hidden_size, hidden_size)
+        self.W = nn.Linear(input_size, 4 * hidden_size, dtype=dtype)
+        self.R = nn.Linear(hidden_size, 4 * hidden_size, bias=False, dtype=dtype)
+        self.p = nn.Parameter(torch.linspace(-0.5, 0.5, hidden_size, dtype=dtype))
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        h, c = state
+        i, f, g, o = (self.W(x) + self.R(h)).chunk(4, -1)
+        c = torch.sigmoid(f + self.p * c) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * c / (1 + c * c).sqrt()
+        return h, (h, c)
+
+
+#: Products with (input, state), in multiples of H, by cell: how many gates have one.
+GATES: dict[str, tuple[int, int]] = {
+    "elman": (1, 1),
+    "gru": (3, 3),
+    "lstm": (4, 4),
+    "lstm_layer_norm": (4, 4),
+    "lstm_peephole": (4, 4),
+    "gru_reset_before": (3, 3),
+    "indrnn": (1, 0),
+    "mingru": (2, 0),
+    "own": (4, 4),
+}
+
+
+def make_cell(name: str, input_size: int, hidden_size: int, dtype: torch.dtype) -> Any:
+    """A cell with PyTorch's initialisation; cell ``own`` or a name of ostinato's registry."""
+    cls = OwnCell if name == "own" else registry.get(name)
+    return cls(input_size, hidden_size, dtype=dtype)
+
+
+def state_sizes(cell: nn.Module) -> tuple[int, ...]:
+    size: Any = getattr(cell, "state_size", None) or cell.hidden_size
+    return (size,) if isinstance(size, int) else tuple(size)

@@ -1,0 +1,237 @@
+"""Clock, machine and limits: what turns calls into figures."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+#: ``turn(calls, inner)``: one call untimed, then so many samples of ``inner`` calls; s a call.
+Turn = Callable[[int, int], list[float]]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """``rounds`` turns for each contestant, together about ``seconds`` of timed calls."""
+
+    rounds: int = 9
+    seconds: float = 1.0
+    pause: float = 0.01  # s between turns: the last contestant's threads spin down
+
+    @classmethod
+    def quick(cls) -> Effort:
+        """Enough to see that everything works, not to say how fast."""
+        return cls(rounds=2, seconds=0.02, pause=0.0)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of one contestant's samples, in s: median, quartiles, how many."""
+
+    median: float
+    low: float
+    high: float
+    samples: int
+
+    @classmethod
+    def of(cls, samples: list[float]) -> Spread:
+        if len(samples) < 2:
+            return cls(samples[0], samples[0], samples[0], len(samples))
+        low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+        return cls(middle, low, high, len(samples))
+
+
+def local_turn(call: Callable[[], Any]) -> Turn:
+    """A turn of a contestant in this process."""
+
+    def turn(calls: int, inner: int) -> list[float]:
+        call()  # caches and threads are the last contestant's
+        gc.collect()
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            samples = []
+            for _ in range(calls):
+                begin = time.perf_counter()
+                for _ in range(inner):
+                    call()
+                samples.append((time.perf_counter() - begin) / inner)
+            return samples
+        finally:
+            if enabled:
+                gc.enable()
+
+    return turn
+
+
+def race(turns: Mapping[str, Turn], effort: Effort) -> dict[str, Spread]:
+    """Time contestants in turns, round by round, each round in the reverse order of the last."""
+    plans: dict[str, tuple[int, int]] = {}
+    samples: dict[str, list[float]] = {name: [] for name in turns}
+    for name, turn in turns.items():
+        once = min(turn(2, 1))  # warm-up, and how long a call takes
+        inner = max(1, round(1e-3 / once))
+        each = effort.seconds / effort.rounds / (once * inner)
+        plans[name] = (max(1, min(40, round(each))), inner)
+    order = list(turns)
+    for _ in range(effort.rounds):
+        for name in order:
+            time.sleep(effort.pause)
+            samples[name] += turns[name](*plans[name])
+        order.reverse()
+    return {name: Spread.of(s) for name, s in samples.items()}
+
+
+# ---- the machine's limits
+
+
+@cache
+def _limits() -> Any:
+    """The compiled ``peak.c``, or None where there is no C compiler."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "peak.so"
+        source = Path(__file__).with_name("peak.c")
+        native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+        command = [compiler, "-O3", "-ffp-contract=fast", native, "-shared", "-fPIC"]
+        subprocess.run([*command, str(source), "-o", str(library)], check=True)
+        loaded = ctypes.CDLL(str(library))
+    loaded.fma_rounds.restype = ctypes.c_int64
+    loaded.fma_rounds.argtypes = (ctypes.c_int64, ctypes.c_void_p)
+    loaded.copy_bytes.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+    return loaded
+
+
+def _together(bodies: list[Callable[[], None]]) -> float:
+    """Seconds from a common start until the last of the bodies is done, each in a thread."""
+    barrier = threading.Barrier(len(bodies) + 1)
+
+    def run(body: Callable[[], None]) -> None:
+        barrier.wait()
+        body()
+
+    threads = [threading.Thread(target=run, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - begin
+
+
+def peak_flop_per_s(threads: int, seconds: float = 0.05, repeats: int = 7) -> float | None:
+    """Most float32 FLOP a second by fused multiply-adds on so many threads; best of ``repeats``."""
+    limits = _limits()
+    if limits is None:
+        return None
+    out = ctypes.c_float()
+    begin = time.perf_counter()
+    limits.fma_rounds(1_000_000, ctypes.addressof(out))
+    rounds = int(1_000_000 * seconds / (time.perf_counter() - begin)) + 1
+    flop = limits.fma_rounds(1, ctypes.addressof(out)) * rounds
+
+    def body() -> None:
+        own = ctypes.c_float()
+        limits.fma_rounds(rounds, ctypes.addressof(own))
+
+    return max(threads * flop / _together([body] * threads) for _ in range(repeats))
+
+
+def copied_bytes_per_s(threads: int, size: int = 1 << 29, repeats: int = 5) -> float | None:
+    """Most bytes a second through memory in a copy (read and written both count)."""
+    limits = _limits()
+    if limits is None:
+        return None
+    own = size // threads
+    pairs = [(bytearray(own), bytearray(own)) for _ in range(threads)]
+
+    def body_of(pair: tuple[bytearray, bytearray]) -> Callable[[], None]:
+        to, source = ((ctypes.c_char * own).from_buffer(part) for part in pair)
+        return lambda: limits.copy_bytes(ctypes.addressof(to), ctypes.addressof(source), own)
+
+    bodies = [body_of(pair) for pair in pairs]
+    return max(2 * own * threads / _together(bodies) for _ in range(repeats))
+
+
+# ---- what the figures hold for
+
+
+def pin(threads: int) -> None:
+    """Let this process and its children have so many CPUs; to be called before libraries load.
+
+    Raises:
+        SystemExit: there aren't so many.
+    """
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    if not hasattr(os, "sched_setaffinity"):
+        os.environ["XLA_FLAGS"] = (
+            os.environ.get("XLA_FLAGS", "")
+            + f" --xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
+        )
+        return
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < threads:
+        raise SystemExit(f"{threads} threads on {len(allowed)} CPUs would measure the scheduler")
+    # XLA and ONNX Runtime make as many threads as there are CPUs to run on.
+    os.sched_setaffinity(0, allowed[:threads])
+
+
+def machine() -> dict[str, Any]:
+    """CPU, memory and system."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), cpu)
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": cpu,
+        "cpus": os.cpu_count(),
+        "memory_bytes": pages,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Of everything that is measured; ``None``: not installed."""
+    found: dict[str, str | None] = {}
+    for name in ("torch", "numpy", "jax", "jaxlib", "keras", "onnx", "onnxruntime"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def revision() -> dict[str, Any]:
+    """The commit of this checkout, and whether it has changes."""
+
+    def git(*arguments: str) -> str | None:
+        if shutil.which("git") is None:
+            return None
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "changed": bool(changed)}

@@ -1,0 +1,33 @@
+// What the chip can do at most, to compare with: fused multiply-adds from registers, and a copy
+// through memory. Compiled by benchmarks/measure.py for the machine that it runs on.
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define BYTES 64
+#elif defined(__AVX__)
+#define BYTES 32
+#else
+#define BYTES 16
+#endif
+typedef float vec __attribute__((vector_size(BYTES)));
+
+// Chains enough to cover the latency of a multiply-add (4 cycles) on two ports.
+enum { kChains = 12 };
+
+// FLOP done in `rounds` rounds; *out keeps the compiler from leaving the work out.
+int64_t fma_rounds(int64_t rounds, float* out) {
+  vec acc[kChains];
+  const vec a = (vec){} + 0.999f, b = (vec){} + 0.001f;
+  for (int i = 0; i < kChains; ++i) acc[i] = (vec){} + (float)i;
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) acc[i] = acc[i] * a + b;
+  }
+  vec sum = acc[0];
+  for (int i = 1; i < kChains; ++i) sum += acc[i];
+  *out = sum[0];
+  return rounds * kChains * (BYTES / 4) * 2;
+}
+
+void copy_bytes(void* to, const void* from, int64_t bytes) { memcpy(to, from, (size_t)bytes); }

@@ -1,0 +1,70 @@
+"""Contestants, one a file: each makes a :class:`Runner` of a case.
+
+A contestant is a module with ``prepare(case) -> Runner``; what it lacks it says by
+:class:`UnsupportedError`, and a library that isn't installed by the ``ImportError`` itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.case import Case, Results
+
+
+class UnsupportedError(Exception):
+    """This contestant doesn't do this problem; the text says why."""
+
+
+@dataclass
+class Runner:
+    """A contestant that is set up.
+
+    ``call`` does the whole work and returns when it is done, on whatever device; ``collect`` names
+    what a call returned. ``compile_s`` is the time of a compiler that the contestant's user waits
+    for, which is no part of any other figure.
+    """
+
+    call: Callable[[], Any]
+    collect: Callable[[Any], Results]
+    compile_s: float | None = None
+
+
+#: Contestant -> its module in this package. The first is ours.
+PEERS = {
+    "ostinato": "ostinato_layer",
+    "ostinato_packed": "ostinato_packed",
+    "torch_nn": "torch_nn",
+    "torch_nn_packed": "torch_nn_packed",
+    "torch_loop": "torch_loop",
+    "torch_compile": "torch_compile",
+    "jax_scan": "jax_scan",
+    "onnxruntime": "onnx_runtime",
+    "keras_jax": "keras_layer",
+    "keras_torch": "keras_layer",
+}
+OURS = "ostinato"
+
+
+def prepare(peer: str, case: Case) -> Runner:
+    """Set a contestant up.
+
+    Raises:
+        UnsupportedError: it doesn't do this problem.
+        ImportError: its library is missing.
+    """
+    module = importlib.import_module(f"benchmarks.peers.{PEERS[peer]}")
+    runner: Runner = module.prepare(case)
+    return runner
+
+
+def compiled(call: Callable[[], Any]) -> float:
+    """Seconds of the first call, which compiles."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin

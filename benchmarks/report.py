@@ -1,0 +1,238 @@
+"""Markdown from results: a table for each suite, the targets, and the pages they go into."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import targets
+from benchmarks.peers import OURS
+from benchmarks.problems import GRIDS, Problem
+from benchmarks.work import floor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: What stands between such marks in a page is written by ``table --write``.
+_MARKED = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end measured -->)", re.DOTALL)
+
+
+def merged(many: list[dict[str, Any]]) -> dict[str, Any]:
+    """Runs as one: a later file's suite on so many threads replaces an earlier one's.
+
+    Raises:
+        ValueError: files of another schema, of a quick run among real ones, or from other machines.
+    """
+    result = dict(many[0])
+    for other in many[1:]:
+        for key in ("schema", "quick", "machine"):
+            if other[key] != result[key]:
+                raise ValueError(f"the files differ in {key}: {result[key]}, {other[key]}")
+        new = {(r["suite"], r["threads"]) for r in other["limits"]}
+        suites = {suite for suite, _ in new}
+        for part in ("limits", "records"):
+            kept = [
+                r
+                for r in result[part]
+                if (r["suite"], r["threads"]) not in new
+                # The threads of these are their entries'.
+                and not (r["suite"] == "scaling" and "scaling" in suites)
+            ]
+            result[part] = kept + other[part]
+        for key in ("revision", "versions", "started", "command"):
+            result[key] = other[key]
+    return result
+
+
+def table(head: list[str], body: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def conditions(results: dict[str, Any]) -> str:
+    """Where and with what the figures were measured."""
+    machine, revision = results["machine"], results["revision"]
+    changed = " with changes" if revision["changed"] else ""
+    libraries = ", ".join(
+        f"{name} {version or '(not installed)'}" for name, version in results["versions"].items()
+    )
+    lines = [
+        f"- {machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_bytes'] / 2**30:.0f} GiB, "
+        f"{machine['system']}, Python {machine['python']}",
+        f"- commit {(revision['commit'] or 'unknown')[:12]}{changed}, {results['started']}",
+        f"- {libraries}",
+    ]
+    for limits in results["limits"]:
+        if limits.get("flop_per_s") and limits.get("bytes_per_s"):
+            lines.append(
+                f"- {limits['suite']}, {limits['threads']} threads: FMA peak measured "
+                f"{limits['flop_per_s'] / 1e9:.0f} GFLOP/s, "
+                f"copy {limits['bytes_per_s'] / 1e9:.1f} GB/s"
+            )
+    if results["quick"]:
+        lines.append("- a quick run: small problems, no figures to quote")
+    if results["load"] > 0.5:
+        lines.append(f"- the machine was busy when this began (load {results['load']:.1f})")
+    return "\n".join(lines)
+
+
+def suite_table(results: dict[str, Any], suite: str) -> str:
+    """Times in ms as median and (quartiles); GFLOP/s and share of the peak are ours."""
+    if suite == "memory":
+        return _memory_table(results)
+    records = [r for r in results["records"] if r["suite"] == suite]
+    if suite == "scaling":
+        # Each entry has its own number of threads.
+        groups = [(0, records)] if records else []
+    else:
+        counts = sorted({r["threads"] for r in records})
+        groups = [(n, [r for r in records if r["threads"] == n]) for n in counts]
+    parts = []
+    for threads, own in groups:
+        title = f"{threads} thread{'s' * (threads != 1)}:\n\n" if threads else ""
+        parts.append(title + _times_table(results, suite, threads, own))
+    return "\n\n".join(parts) or "Not measured."
+
+
+def _times_table(
+    results: dict[str, Any], suite: str, threads: int, records: list[dict[str, Any]]
+) -> str:
+    labels = list(dict.fromkeys(r["contestant"] for r in records))
+    ours = f"{OURS}@2" if suite == "scaling" else OURS
+    limits = targets.limits_of(results, suite, threads)
+    peak, bandwidth = limits.get("flop_per_s"), limits.get("bytes_per_s")
+    head = ["problem", *(f"{label}, ms" for label in labels), "GFLOP/s", "of peak", "floor, ms"]
+    body = []
+    names = list(dict.fromkeys(r["name"] for r in records))
+    for name in names:
+        own = [r for r in records if r["name"] == name]
+        mine = next((r for r in own if r["contestant"] == ours), own[0])
+        took = targets.seconds(own, ours)
+        rate = mine["flop"] / took if took and mine.get("flop") else None
+        least = "-"
+        if peak and bandwidth and mine["problem"]:
+            least = f"{floor(Problem(**mine['problem'])).seconds(peak, bandwidth) * 1e3:.3g}"
+        by_label = {r["contestant"]: r for r in own}
+        row = [name, *(_cell(by_label.get(label)) for label in labels)]
+        row += [
+            f"{rate / 1e9:.0f}" if rate else "-",
+            f"{rate / peak:.0%}" if rate and peak else "-",
+        ]
+        row.append(least)
+        if suite != "scaling":
+            row.append(_lead(own))
+        body.append(row)
+    if suite != "scaling":
+        head.append("fastest peer")
+    notes = _notes(records)
+    return table(head, body) + (f"\n\n{notes}" if notes else "")
+
+
+def _cell(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "-"
+    if record["status"] != "ok":
+        return record["status"]
+    median, low, high = (1e3 * record[k] for k in ("median_s", "low_s", "high_s"))
+    return f"{median:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _lead(records: list[dict[str, Any]]) -> str:
+    peer, times = targets.fastest_peer(records), targets.ratio(records)
+    if peer is None:
+        return "-"
+    return f"{peer[0]}, {times:.2f}x" if times is not None else f"{peer[0]}, no ratio"
+
+
+def _notes(records: list[dict[str, Any]]) -> str:
+    """Why contestants have no figure, and how long compilers took."""
+    lines = []
+    for contestant in dict.fromkeys(r["contestant"] for r in records):
+        own = [r for r in records if r["contestant"] == contestant]
+        for status in ("missing", "failed", "wrong"):
+            told = {r["note"] for r in own if r["status"] == status}
+            lines += [f"- {contestant}: {status}: {note}" for note in sorted(told)]
+        compiled = [r["compile_s"] for r in own if r.get("compile_s")]
+        if compiled:
+            lines.append(
+                f"- {contestant}: compiling took {min(compiled):.1f} to {max(compiled):.1f} s, "
+                "not counted"
+            )
+    return "\n".join(lines)
+
+
+def _memory_table(results: dict[str, Any]) -> str:
+    records = [r for r in results["records"] if r["suite"] == "memory"]
+    body = []
+    for name in dict.fromkeys(r["name"] for r in records):
+        own = {r["contestant"]: r for r in records if r["name"] == name}
+        mine = own[OURS]
+        peaks = [
+            f"{own[c]['peak_bytes'] / 2**20:.2f}" if own[c]["status"] == "ok" else own[c]["status"]
+            for c in (OURS, "torch_nn")
+        ]
+        kept = [
+            f"{mine[k] / 2**20:.2f}" if k in mine else "-" for k in ("kept_bytes", "told_bytes")
+        ]
+        body.append([name, *peaks, *kept])
+    head = ["problem", "ostinato, MiB", "torch.nn, MiB", "kept, MiB", "explain() says, MiB"]
+    return table(head, body) if body else "Not measured."
+
+
+def targets_table(results: dict[str, Any]) -> str:
+    body = targets.rows(results)
+    missing = targets.unmeasured(results)
+    parts = [table(["target", "what", "threads", "measured", "verdict"], body)] if body else []
+    if missing:
+        parts.append(f"Not measured, or not in full: {', '.join(map(str, missing))}.")
+    return "\n\n".join(parts)
+
+
+def section(results: dict[str, Any], name: str) -> str:
+    """What a mark of this name stands for: ``conditions``, ``targets`` or a suite.
+
+    Raises:
+        KeyError: none of these.
+    """
+    if name == "conditions":
+        return conditions(results)
+    if name == "targets":
+        return targets_table(results)
+    if name not in GRIDS:
+        raise KeyError(f"no section is called {name!r}; there are: {', '.join(sections())}")
+    return suite_table(results, name)
+
+
+def sections() -> list[str]:
+    return ["conditions", "targets", *GRIDS]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """All sections that have something to say."""
+    measured = {r["suite"] for r in results["records"]}
+    names = [n for n in sections() if n not in GRIDS or n in measured]
+    return "\n\n".join(f"## {name}\n\n{section(results, name)}" for name in names)
+
+
+def filled(page: str, results: dict[str, Any]) -> str:
+    """The page with its marked sections written anew."""
+    return _MARKED.sub(lambda m: f"{m[1]}{section(results, m[2])}\n{m[3]}", page)
+
+
+def comparison(results: dict[str, Any]) -> str:
+    """Two revisions side by side; above 1: this one is faster."""
+    body = []
+    for record in results["records"]:
+        row = [record["name"], str(record["threads"])]
+        if record["status"] != "ok":
+            body.append([*row, "-", "-", record["note"] or record["status"], ""])
+            continue
+        base, this = record["base"], record["this"]
+        # The quartiles' ranges overlap: the difference may be chance.
+        apart = base["low_s"] > this["high_s"] or this["low_s"] > base["high_s"]
+        times = base["median_s"] / this["median_s"]
+        body.append(
+            [*row, _cell(base), _cell(this), f"{times:.3f}x", "" if apart else "within spread"]
+        )
+    head = ["problem", "threads", f"{results['base'][:12]}, ms", "this, ms", "speed-up", ""]
+    return table(head, body)
