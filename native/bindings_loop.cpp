@@ -43,7 +43,9 @@ Call read_call(const Plan& plan, const std::vector<int64_t>& values) {
   call.reverse = in.next() != 0;
   call.packed = in.next() != 0;
   call.truncate = in.next();
-  call.poison = in.next() != 0;
+  const int64_t testing = in.next();
+  call.poison = (testing & 1) != 0;
+  call.by_columns = (testing & 2) != 0;
   call.reset = in.pointer<const uint8_t>();
   call.reset_time_stride = in.next();
   call.reset_row_stride = in.next();

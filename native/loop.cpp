@@ -655,8 +655,8 @@ void run_plan(const Plan& plan, const Call& call) {
   int64_t gradient_bytes = 0;
   for (const Map& m : plan.outers) gradient_bytes += bytes_of<T>(m);
   const int64_t enough = map_bytes > kLargeBytes ? kTeamRowsLarge : kTeamRows;
-  const bool by_rows = call.rows >= enough * asked || asked == 1;
-  const bool by_columns = !by_rows && map_bytes * call.rows >= kTeamBytes;
+  const bool by_rows = !call.by_columns && (call.rows >= enough * asked || asked == 1);
+  const bool by_columns = call.by_columns || (!by_rows && map_bytes * call.rows >= kTeamBytes);
   const int64_t n_teams =
       by_rows ? asked : by_columns ? 1 : std::clamp<int64_t>(call.rows / kTeamRows, 1, asked);
   const int64_t members = by_columns ? asked : 1;

@@ -138,7 +138,8 @@ struct Call {
   std::vector<MatrixArg> maps;
   std::vector<void*> sums;
   std::vector<OuterArg> outers;
-  bool poison = false;  // fill scratch memory with NaN first: for tests
+  // For tests: fill scratch memory with NaN first; divide columns however small the work.
+  bool poison = false, by_columns = false;
 };
 
 }  // namespace ostinato

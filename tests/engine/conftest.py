@@ -18,6 +18,6 @@ if TYPE_CHECKING:
 def settings_restored() -> Iterator[None]:
     isa, threads, native.poison = _native.isa(), torch.get_num_threads(), True
     yield
-    native.poison = False
+    native.poison = native.columns = False
     _native.set_isa(isa)
     torch.set_num_threads(threads)

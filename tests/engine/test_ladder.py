@@ -23,7 +23,7 @@ from helpers import (
     run_and_differentiate,
 )
 from ostinato import Recurrent, _native, cells
-from ostinato.engine import lowering
+from ostinato.engine import lowering, native
 
 WIDTHS = {"baseline": 4, "avx2": 8, "avx512": 16}  # of a float32 vector
 ISAS = _native.available_isas()
@@ -31,6 +31,8 @@ ISAS = _native.available_isas()
 MODES = [
     (*flags, None) for flags in itertools.product((False, True), (False, True), (False, True))
 ] + [(False, False, False, 2), (True, True, True, 3), (True, False, False, 1)]
+#: (threads, whether they divide columns rather than rows)
+DIVISIONS = [(1, False), (2, False), (2, True)]
 
 
 def shapes(isa: str) -> list[tuple[int, int, int, int]]:
@@ -88,8 +90,10 @@ def test_native_engine_agrees_with_the_eager_loop(case: CellCase, isa: str) -> N
         x = random_input(steps, batch, width)
         for mode in MODES:
             layer, call = options(steps, batch, mode)
+            torch.set_num_threads(1)
             want = run(oracle_cell, x, layer, call, "eager")
-            for dtype, threads in itertools.product((torch.float32, torch.float64), (1, 2)):
+            for dtype, division in itertools.product((torch.float32, torch.float64), DIVISIONS):
+                threads, native.columns = division
                 torch.set_num_threads(threads)
                 cell = randomise(case.make(width, hidden, dtype=dtype), seed=number)
                 got = run(cell, x.to(dtype), layer, call, "native")
@@ -113,10 +117,11 @@ def test_inference_gives_the_same_bits_as_training(case: CellCase) -> None:
     assert torch.equal(trained[0], inferred[0])
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("threads", "columns"), DIVISIONS)
 @pytest.mark.parametrize("batch", [2, 24])
-def test_same_bits_from_run_to_run(batch: int, threads: int) -> None:
+def test_same_bits_from_run_to_run(batch: int, threads: int, columns: bool) -> None:
     torch.set_num_threads(threads)
+    native.columns = columns
     cell = randomise(cells.LSTM(9, 33, dtype=torch.float32))
     x = random_input(40, batch, 9, dtype=torch.float32)
     runs = [run(cell, x, {}, {}, "native") for _ in range(3)]

@@ -34,6 +34,9 @@ DTYPES = frozenset({torch.float32, torch.float64})
 #: written shows.
 poison = False
 
+#: Set by tests: threads divide columns however small the work.
+columns = False
+
 _lock = threading.Lock()
 
 
@@ -104,6 +107,7 @@ class Job:
     reset: Tensor | None
     lengths: Tensor | None  # as the caller gave them
     batch_sizes: Tensor | None
+    batch_first: bool  # how results lie in memory
     active: Tensor | None = None
     length: Tensor | None = None
     order: Tensor | None = None
@@ -120,7 +124,7 @@ class Job:
             int(self.reverse),
             int(self.packed),
             self.bptt if gradient else 0,
-            int(poison),
+            int(poison) + 2 * int(columns),
             _pointer(reset),
             time_stride,
             row_stride,
@@ -140,13 +144,18 @@ def make_job(
     batch_sizes: Tensor | None,
     reverse: bool,
     bptt: int | None,
+    batch_first: bool | None = None,
 ) -> Job:
-    """Work out the geometry of one call; arguments as in ``ostinato.engine.recurrence``."""
+    """Work out the geometry of one call; arguments as in ``ostinato.engine.recurrence``.
+
+    ``batch_first``: how results lie in memory; ``None``: as ``x`` does.
+    """
     packed = batch_sizes is not None
     steps = len(batch_sizes) if batch_sizes is not None else x.shape[0]
     job = Job(
         program, steps, rows, len(x) if packed else steps * rows, packed, reverse, bptt or 0,
         reset, lengths, batch_sizes,
+        not packed and x.stride(0) < x.stride(1) if batch_first is None else batch_first,
     )  # fmt: skip
     if batch_sizes is not None:
         job.active = batch_sizes.contiguous()
@@ -172,14 +181,14 @@ def run_native(
     Raises:
         InputError: a static has another shape or dtype than when the cell was traced.
     """
-    _check_statics(job.program, statics, x.dtype)
+    check_statics(job.program, statics, x.dtype)
     wants = torch.is_grad_enabled() and (
         x.requires_grad
         or any(s.requires_grad for s in state)
         or any(s.requires_grad for s in statics)
     )
     if not wants:
-        y, final, _ = _forward(compiled(job.program, None), job, x, state, statics)
+        y, final, _ = forward(compiled(job.program, None), job, x, state, statics)
         return y, final
     needs = Needs(x.requires_grad, frozenset(i for i, s in enumerate(statics) if s.requires_grad))
     y, *rest = _Recurrence.apply(job, needs, x, *state, *statics)  # type: ignore[no-untyped-call]
@@ -197,7 +206,7 @@ class _Recurrence(torch.autograd.Function):
         count = len(job.program.state_sizes)
         state, statics = tensors[:count], tensors[count:]
         ctx.job, ctx.code = job, compiled(job.program, needs)
-        y, final, kept = _forward(ctx.code, job, x, state, statics)
+        y, final, kept = forward(ctx.code, job, x, state, statics)
         ctx.save_for_backward(x, y, kept, *tensors)
         return (y, *final)
 
@@ -210,7 +219,7 @@ class _Recurrence(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = _differentiable_backward(ctx, x, state, statics, dy, dfinal)
         else:
-            grads = _backward(ctx.code, job, x, y, kept, state, statics, dy, dfinal)
+            grads = backward(ctx.code, job, x, y, kept, state, statics, dy, dfinal)
         return (None, None, *grads)
 
 
@@ -238,12 +247,31 @@ def _differentiable_backward(
     return [next(found) if need else None for need in ctx.needs_input_grad[2:]]
 
 
-def _forward(
-    code: Compiled, job: Job, x: Tensor, state: State, statics: Sequence[Tensor]
+def forward(
+    code: Compiled,
+    job: Job,
+    x: Tensor,
+    state: State,
+    statics: Sequence[Tensor],
+    capacity: int | None = None,
 ) -> tuple[Tensor, State, Tensor]:
+    """Run forward, outside of autograd.
+
+    Args:
+        code: what runs.
+        job: over what.
+        x: the input.
+        state: the initial state.
+        statics: as the program orders them.
+        capacity: rows to keep values of; more than the job has leaves the rest unwritten.
+
+    Returns:
+        The output, the final state and what is kept for :func:`backward`; none is an argument's
+        memory.
+    """
     x = _rows_adjacent(x)
     y = _like_input(x, job, job.program.output_size)
-    kept = x.new_empty(job.total * code.kept_width)
+    kept = x.new_empty((job.total if capacity is None else capacity) * code.kept_width)
     if poison:
         kept.fill_(float("nan"))
     initial = _ordered(state, job.order)
@@ -262,7 +290,7 @@ def _forward(
     return y, _ordered(final, job.back), kept
 
 
-def _backward(
+def backward(
     code: Compiled,
     job: Job,
     x: Tensor,
@@ -273,6 +301,7 @@ def _backward(
     dy: Tensor,
     dfinal: Sequence[Tensor],
 ) -> list[Tensor | None]:
+    """The gradients of ``x``, each state and each static, ``None`` for what ``code`` leaves out."""
     direction = code.backward
     assert direction is not None
     x = _rows_adjacent(x)
@@ -314,7 +343,7 @@ def _backward(
     return [named.get("dx"), *_ordered(leaving, job.back), *dstatics]
 
 
-def _check_statics(program: Program, statics: Sequence[Tensor], dtype: torch.dtype) -> None:
+def check_statics(program: Program, statics: Sequence[Tensor], dtype: torch.dtype) -> None:
     """The engine reads memory by the shapes of the trace: a tensor changed since must not pass."""
     for spec, tensor in zip(program.statics, statics, strict=True):
         if tensor.shape != spec.shape or tensor.dtype is not dtype:
@@ -334,13 +363,13 @@ def _rows_adjacent(tensor: Tensor) -> Tensor:
 
 
 def _like_input(x: Tensor, job: Job, width: int) -> Tensor:
-    """Memory for one row a step, laid out as x is (time first or batch first).
+    """Memory for one row a step, laid out as the job says (time first or batch first).
 
     Past a row's length it is zero.
     """
     if job.packed:
         out = x.new_empty(len(x), width)
-    elif x.stride(0) < x.stride(1):
+    elif job.batch_first:
         out = x.new_empty(x.shape[1], x.shape[0], width).transpose(0, 1)
     else:
         out = x.new_empty(*x.shape[:2], width)
