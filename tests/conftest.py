@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+import torch
+
+# The tests' tensors are tiny: two threads would mostly wait for one another, and for minutes where
+# something else runs on the machine. What depends on threads sets them itself.
+torch.set_num_threads(1)
+
+# Keras asks for these when it is first imported, wherever that happens.
+os.environ["KERAS_BACKEND"] = "torch"
+os.environ["KERAS_TORCH_DEVICE"] = "cpu"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

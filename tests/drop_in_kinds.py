@@ -53,7 +53,7 @@ def make_state(form, layer, dtype, batch=3):
     draw = generator(2)
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
     widths = [layer.proj_size or layer.hidden_size]
-    if isinstance(layer, nn.LSTM):
+    if layer.mode == "LSTM":
         widths.append(layer.hidden_size)
     states = tuple(
         torch.randn(

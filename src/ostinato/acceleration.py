@@ -2,7 +2,9 @@
 
 A drop-in differs from torch's module in its class alone, so replacing one means changing the
 ``__class__`` of the very same object: parameters (shared, frozen, parametrised), buffers, hooks,
-the training flag, references from elsewhere and the optimiser's state all stay what they are.
+the training flag, references from elsewhere and the optimiser's state all stay what they are. The
+new class is ours and torch's at once, so that ``isinstance(module, torch.nn.LSTM)`` stays true
+too; the price is that ``torch.compile`` breaks the graph there, as at torch's own.
 """
 
 from __future__ import annotations
@@ -15,20 +17,32 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ostinato.engine.choose import check_engine
 from ostinato.errors import InputError
+from ostinato.nn.drop_in import DropIn
 from ostinato.nn.rnn import GRU, LSTM, RNN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ostinato.nn.drop_in import DropIn
 
-#: torch's class -> its drop-in.
-DROP_INS: dict[type[nn.Module], type[DropIn]] = {nn.RNN: RNN, nn.LSTM: LSTM, nn.GRU: GRU}
+class AcceleratedRNN(RNN, nn.RNN):
+    """What :func:`accelerate` makes of a ``torch.nn.RNN``."""
+
+
+class AcceleratedLSTM(LSTM, nn.LSTM):
+    """What :func:`accelerate` makes of a ``torch.nn.LSTM``."""
+
+
+class AcceleratedGRU(GRU, nn.GRU):
+    """What :func:`accelerate` makes of a ``torch.nn.GRU``."""
+
+
+#: torch's class -> what takes its place.
+DROP_INS: dict[type[nn.Module], type[DropIn]] = {
+    nn.RNN: AcceleratedRNN,
+    nn.LSTM: AcceleratedLSTM,
+    nn.GRU: AcceleratedGRU,
+}
 _ORIGINALS: dict[type[nn.Module], type[nn.Module]] = {ours: its for its, ours in DROP_INS.items()}
-
-#: In the ``__dict__`` of a module that :func:`accelerate` took over, so that :func:`restore` tells
-#: it from one that was built as ours. Survives copying and pickling.
-_MARK = "_accelerated"
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,7 @@ def accelerate(model: nn.Module, *, engine: str = "auto") -> Report:
         reason = _why_not(module, base)
         if reason is None:
             _change_base(module, DROP_INS[base])
-            module.__dict__.update({_MARK: True, "engine": engine})
+            module.__dict__["engine"] = engine
         replaced = reason is None
         entries.append(
             Entry(paths, base.__name__, replaced, reason or f'runs on engine="{engine}"')
@@ -127,13 +141,15 @@ def restore(model: nn.Module) -> Report:
     entries = []
     for module, paths in _recurrent_modules(model):
         base = _declared_class(module)
-        ours = vars(module).get(_MARK, False) and base in _ORIGINALS
-        if ours:
-            for name in (_MARK, "engine", "_bound"):
+        original = _ORIGINALS.get(base)
+        if original is None:
+            reason = "accelerate() did not put it there"
+        else:
+            for name in ("engine", "_bound"):
                 module.__dict__.pop(name, None)
-            _change_base(module, _ORIGINALS[base])
-        reason = "torch's again" if ours else "accelerate() did not put it there"
-        entries.append(Entry(paths, base.__name__, ours, reason))
+            _change_base(module, original)
+            base, reason = original, "torch's again"
+        entries.append(Entry(paths, base.__name__, original is not None, reason))
     return Report(tuple(entries))
 
 
@@ -155,7 +171,7 @@ def _declared_class(module: nn.Module) -> type[nn.Module]:
 
 
 def _why_not(module: nn.Module, base: type[nn.Module]) -> str | None:
-    if base in _ORIGINALS:
+    if issubclass(base, DropIn):
         return "it is ostinato's already"
     if base not in DROP_INS:
         if isinstance(module, nn.RNNCellBase):

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 import ostinato
 from helpers import assert_close
 from ostinato import nn as onn
+from ostinato.acceleration import AcceleratedGRU, AcceleratedLSTM, AcceleratedRNN
 
 
 class _Model(nn.Module):
@@ -48,9 +49,9 @@ def test_replaces_everywhere_and_keeps_the_objects():
     report = ostinato.accelerate(model)
     assert all(model.get_submodule(name) is module for name, module in modules.items())
     assert all(model.get_parameter(name) is p for name, p in parameters.items())
-    assert type(model.towers[0]) is onn.LSTM
-    assert type(model.towers[1]) is onn.GRU
-    assert type(model.rest["rnn"]) is onn.RNN
+    assert type(model.towers[0]) is AcceleratedLSTM
+    assert type(model.towers[1]) is AcceleratedGRU
+    assert type(model.rest["rnn"]) is AcceleratedRNN
     assert model.again is model.towers[0]
     assert not model.towers[0].training
     assert_close(model(x), expected)
@@ -81,7 +82,9 @@ def test_the_model_itself():
     identity = id(model)
     report = ostinato.accelerate(model)
     assert id(model) == identity
-    assert type(model) is onn.GRU
+    assert type(model) is AcceleratedGRU
+    assert isinstance(model, onn.GRU)
+    assert isinstance(model, nn.GRU)
     assert "(the model itself)" in str(report)
     ostinato.restore(model)
     assert type(model) is nn.GRU
@@ -260,13 +263,13 @@ def test_copies_and_pickles():
         torch.load(file, weights_only=False),
     ]
     for replica in copies:
-        assert type(replica.towers[0]) is onn.LSTM
+        assert type(replica.towers[0]) is AcceleratedLSTM
         assert replica.again is replica.towers[0]
         assert torch.equal(replica(x), expected)
     deep = copies[0]
     ostinato.restore(deep)
     assert type(deep.towers[0]) is nn.LSTM
-    assert type(model.towers[0]) is onn.LSTM
+    assert type(model.towers[0]) is AcceleratedLSTM
     assert_close(deep(x), expected)
 
 

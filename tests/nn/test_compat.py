@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-import ostinato
 from drop_in_kinds import KINDS, build_pair, flat_state, make_input, make_state
 from helpers import assert_close
 from ostinato import Recurrent, cells
@@ -323,71 +322,6 @@ class _Tagger(nn.Module):
     def forward(self, x, hx=None):
         y, state = self.layer(torch.relu(self.embed(x)), hx)
         return self.head(y), state
-
-
-@pytest.fixture
-def dynamo():
-    """Dynamo refuses every subclass of torch.nn.RNN, LSTM and GRU unless told otherwise."""
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(allow_rnn=True):
-        yield
-
-
-@pytest.mark.usefixtures("dynamo")
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-def test_compile(kind, backend):
-    """One opaque operation, no graph break, the same results and gradients."""
-    _, ours = build_pair(kind, num_layers=2, bidirectional=True)
-    model = _Tagger(ours)
-    x = _x()
-    expected, _ = model(x)
-    compiled = torch.compile(model, backend=backend, fullgraph=True)
-    y, state = compiled(x)
-    assert_close(y, expected)
-    y, _ = compiled(x, state)
-    assert_close(y, model(x, state)[0])
-    y.square().mean().backward()
-    got = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
-    model(x, state)[0].square().mean().backward()
-    assert_close(got, [p.grad for p in model.parameters()], kind="gradient")
-    with torch.no_grad():
-        assert_close(compiled(x)[0], expected)
-        ours.weight_hh_l0.mul_(0.5)  # no weight is frozen into the graph
-        assert_close(compiled(x)[0], model(x)[0])
-
-
-@pytest.mark.usefixtures("dynamo")
-def test_compile_accelerated_model():
-    model = _Tagger(nn.LSTM(3, 5))
-    x = _x()
-    expected, _ = model(x)
-    ostinato.accelerate(model)
-    assert_close(torch.compile(model, backend="eager", fullgraph=True)(x)[0], expected)
-
-
-@pytest.mark.usefixtures("dynamo")
-def test_compile_with_lengths():
-    _, ours = build_pair("GRU")
-
-    @torch.compile(backend="eager", fullgraph=True)
-    def call(x, lengths):
-        return ours(x, lengths=lengths)[0]
-
-    x = _x()
-    for lengths in (torch.tensor([5, 2]), torch.tensor([1, 3])):
-        assert_close(call(x, lengths), ours(x, lengths=lengths)[0])
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo's own
-def test_compile_with_dynamos_defaults():
-    """A graph break around the layer, as around torch's own; same results."""
-    torch._dynamo.reset()
-    model = _Tagger(onn.LSTM(3, 5))
-    x = _x()
-    expected, _ = model(x)
-    assert_close(torch.compile(model, backend="eager")(x)[0], expected)
 
 
 def test_distributed_data_parallel():

@@ -92,7 +92,7 @@ def test_is_torchs_module(kind):
     cls, _ = KINDS[kind]
     theirs, ours = build_pair(kind, num_layers=2, bidirectional=True, batch_first=True)
     assert isinstance(ours, nn.RNNBase)
-    assert isinstance(ours, getattr(nn, cls))
+    assert not isinstance(ours, getattr(nn, cls))  # at such, torch.compile breaks the graph
     assert repr(ours) == repr(theirs)
     names = set(vars(theirs)) - {"_flat_weight_refs"}
     assert names <= set(vars(ours))

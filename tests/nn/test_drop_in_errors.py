@@ -25,7 +25,7 @@ def _packed(width=3, dtype=torch.float32, enforce_sorted=True):
 def _state(layer, *shape, dtype=torch.float32, device="cpu"):
     """Zeros of ``shape``; an LSTM's pair of them. None in the shape is the state's own width."""
     widths = [layer.proj_size or layer.hidden_size]
-    widths += [layer.hidden_size] if isinstance(layer, nn.LSTM) else []
+    widths += [layer.hidden_size] if layer.mode == "LSTM" else []
     pair = tuple(
         torch.zeros(*(w if n is None else n for n in shape), dtype=dtype, device=device)
         for w in widths
@@ -78,7 +78,7 @@ CALLS = {
     "state: a triple": lambda m: (torch.zeros(4, 2, 3), (torch.zeros(1, 2, 5),) * 3),
     "state: a bare tensor or a pair": lambda m: (
         torch.zeros(4, 2, 3),
-        torch.zeros(1, 2, 5) if isinstance(m, nn.LSTM) else (torch.zeros(1, 2, 5),) * 2,
+        torch.zeros(1, 2, 5) if m.mode == "LSTM" else (torch.zeros(1, 2, 5),) * 2,
     ),
     "state: a number": lambda m: (torch.zeros(4, 2, 3), 0.0),
     "two states too many": lambda m: (torch.zeros(4, 2, 3), None, None),

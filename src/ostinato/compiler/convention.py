@@ -63,8 +63,8 @@ def split_result(
         expected = "state" if bare else f"({', '.join(f's{k + 1}' for k in range(len(state)))})"
         raise TraceError(
             f"{type(cell).__name__} returned {structure_text(result)}: expected "
-            f"(output, {expected}) or {expected}, in the structure in which it got its state; return it so, or say "
-            "another state_size"
+            f"(output, {expected}) or {expected}, in the structure in which it got its state; "
+            "return it so, or say another state_size"
         )
     for k, (was, now) in enumerate(zip(state, new, strict=True)):
         if was.shape != now.shape or was.dtype != now.dtype:

@@ -15,6 +15,15 @@ _OSTINATO = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 #: Parts of this package whose files count as a user's: they hold cells.
 _CELLS = os.path.join(_OSTINATO, "cells") + os.sep
 _TRACER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trace.py")
+_DISPATCH = os.path.join(_TORCH, "nn", "modules", "module.py")
+#: Folders of libraries that cells are written with; see :func:`add_library`.
+_libraries = [_TORCH]
+
+
+def add_library(folder: str) -> None:
+    """From now on, frames in ``folder`` are a library's, not the user's."""
+    _libraries.append(os.path.abspath(folder) + os.sep)
+    _is_foreign.cache_clear()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -22,7 +31,9 @@ def _is_foreign(filename: str) -> bool:
     if filename.startswith("<"):
         return True
     path = os.path.abspath(filename)
-    return path.startswith(_TORCH) or (path.startswith(_OSTINATO) and not path.startswith(_CELLS))
+    return path.startswith(tuple(_libraries)) or (
+        path.startswith(_OSTINATO) and not path.startswith(_CELLS)
+    )
 
 
 def _find() -> tuple[str, int] | None:
@@ -34,7 +45,8 @@ def _find() -> tuple[str, int] | None:
             break  # what lies further out called us, and is no part of the cell
         if not _is_foreign(filename):
             return filename, frame.f_lineno
-        if inside_torch is None and "nn" + os.sep + "modules" in filename:
+        inside = "nn" + os.sep + "modules" in filename and filename != _DISPATCH
+        if inside_torch is None and inside:
             inside_torch = filename, frame.f_lineno
         frame = frame.f_back  # type: ignore[assignment]
     return inside_torch

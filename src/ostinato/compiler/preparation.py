@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -73,11 +74,18 @@ class Preparation:
         Returns:
             The statics in the program's order.
         """
+        if not self.instructions and not self.constants:
+            return [leaf_tensors[k] for k in self._positions]
         env = dict(self.constants)
         env.update(zip(self.leaf_slots, leaf_tensors, strict=True))
         for instruction in self.instructions:
             env.update(zip(instruction.results, instruction.call(env), strict=True))
         return [env[n] for n in self.statics]
+
+    @cached_property
+    def _positions(self) -> tuple[int, ...]:
+        """Where nothing is computed: each static's place among the leaves."""
+        return tuple(self.leaf_slots.index(n) for n in self.statics)
 
     def describe(self) -> str:
         """The recorded calls as text, one a line: ``$7 = exp($2)``."""

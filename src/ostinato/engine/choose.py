@@ -79,7 +79,11 @@ def choose(
             if engine == "native":
                 raise
             return Choice("eager", f"the cell can't be traced: {error}", slow=True)
-        return Choice("native", "the cell is traced, on the CPU", trace=trace)
+        found: Choice | None = trace.program.made.get("choice")
+        if found is None:
+            found = Choice("native", "the cell is traced, on the CPU", trace=trace)
+            trace.program.made["choice"] = found
+        return found
     if engine == "native":
         raise InputError(f'engine="native": {obstacle}; use engine="auto" or "eager"')
     if device.type == "cuda" and plain and cudnn.mode_of(step.cell) is not None:

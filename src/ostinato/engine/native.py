@@ -6,17 +6,15 @@ lowered once for each set of wanted gradients; a call then hands over pointers a
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ostinato import _native
-from ostinato.compiler.plan import Needs, Plan, StepPlan, make_plan
+from ostinato.compiler.plan import Needs
+from ostinato.engine.code import KEPT, TENSOR, Compiled, Direction, compiled
 from ostinato.engine.interpreted import run_interpreted
-from ostinato.engine.lowering import Lowered, lower
 from ostinato.engine.ragged import check_lengths, packed_layout
 from ostinato.errors import InputError
 from ostinato.strictness import strict
@@ -36,56 +34,6 @@ poison = False
 
 #: Set by tests: threads divide columns however small the work.
 columns = False
-
-_lock = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Direction:
-    """One direction of a plan, ready to run."""
-
-    plan: StepPlan
-    lowered: Lowered
-    native: Any  # _native.Plan
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """A plan and its code; ``kept`` names each kept stream with its first column and width."""
-
-    plan: Plan
-    forward: Direction
-    backward: Direction | None
-    kept: dict[str, tuple[int, int]]
-    kept_width: int
-
-
-def compiled(program: Program, needs: Needs | None) -> Compiled:
-    """The code of ``program`` for the gradients in ``needs`` (``None``: inference)."""
-    found = program.made.get(needs)
-    if found is None:
-        with _lock:
-            found = program.made.get(needs)
-            if found is None:
-                found = program.made[needs] = _compile(program, needs)
-    result: Compiled = found
-    return result
-
-
-def _compile(program: Program, needs: Needs | None) -> Compiled:
-    plan = make_plan(program, needs)
-    kept: dict[str, tuple[int, int]] = {}
-    width = 0
-    for stream in plan.kept:
-        kept[stream.name] = (width, stream.width)
-        width += stream.width
-    backward = _direction(plan.backward) if plan.backward is not None else None
-    return Compiled(plan, _direction(plan.forward), backward, kept, width)
-
-
-def _direction(plan: StepPlan) -> Direction:
-    lowered = lower(plan)
-    return Direction(plan, lowered, _native.Plan(lowered.code, lowered.consts))
 
 
 @dataclass(slots=True)
@@ -113,25 +61,20 @@ class Job:
     order: Tensor | None = None
     back: Tensor | None = None
 
-    def header(self, gradient: bool) -> list[int]:
+    def header(self, bptt: int) -> list[int]:
         """The first values of a call, see ``native/bindings_loop.cpp``."""
         reset = self.reset
-        time_stride, row_stride = (0, 0) if reset is None else reset.stride()
+        masked = (0, 0, 0) if reset is None else (reset.data_ptr(), *reset.stride())
+        if self.active is None or self.length is None:
+            ragged = (0, 0, 0)
+        else:
+            order = 0 if self.order is None else self.order.data_ptr()
+            ragged = (self.active.data_ptr(), self.length.data_ptr(), order)
+        threads, testing = torch.get_num_threads(), poison + 2 * columns
         return [
-            self.steps,
-            self.rows,
-            torch.get_num_threads(),
-            int(self.reverse),
-            int(self.packed),
-            self.bptt if gradient else 0,
-            int(poison) + 2 * int(columns),
-            _pointer(reset),
-            time_stride,
-            row_stride,
-            _pointer(self.active),
-            _pointer(self.length),
-            _pointer(self.order),
-        ]
+            self.steps, self.rows, threads, self.reverse, self.packed, bptt, testing, *masked,
+            *ragged,
+        ]  # fmt: skip
 
 
 def make_job(
@@ -182,17 +125,24 @@ def run_native(
         InputError: a static has another shape or dtype than when the cell was traced.
     """
     check_statics(job.program, statics, x.dtype)
-    wants = torch.is_grad_enabled() and (
-        x.requires_grad
-        or any(s.requires_grad for s in state)
-        or any(s.requires_grad for s in statics)
-    )
-    if not wants:
-        y, final, _ = forward(compiled(job.program, None), job, x, state, statics)
-        return y, final
-    needs = Needs(x.requires_grad, frozenset(i for i, s in enumerate(statics) if s.requires_grad))
-    y, *rest = _Recurrence.apply(job, needs, x, *state, *statics)  # type: ignore[no-untyped-call]
-    return y, tuple(rest)
+    if torch.is_grad_enabled():
+        wanted = (x.requires_grad, *[s.requires_grad for s in statics])
+        if True in wanted or True in [s.requires_grad for s in state]:
+            code = _code_for(job.program, wanted)
+            y, *rest = _Recurrence.apply(job, code, x, *state, *statics)  # type: ignore[no-untyped-call]
+            return y, tuple(rest)
+    y, final, _ = forward(compiled(job.program, None), job, x, state, statics)
+    return y, final
+
+
+def _code_for(program: Program, wanted: tuple[bool, ...]) -> Compiled:
+    """The code for gradients of ``(x, *statics)``, found again by the flags themselves."""
+    found: Compiled | None = program.made.get(wanted)
+    if found is None:
+        x, *statics = wanted
+        needs = Needs(x, frozenset(i for i, wants in enumerate(statics) if wants))
+        found = program.made[wanted] = compiled(program, needs)
+    return found
 
 
 class _Recurrence(torch.autograd.Function):
@@ -202,11 +152,10 @@ class _Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, job: Job, needs: Needs, x: Tensor, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, job: Job, code: Compiled, x: Tensor, *tensors: Tensor) -> Any:
         count = len(job.program.state_sizes)
-        state, statics = tensors[:count], tensors[count:]
-        ctx.job, ctx.code = job, compiled(job.program, needs)
-        y, final, kept = forward(ctx.code, job, x, state, statics)
+        ctx.job, ctx.code = job, code
+        y, final, kept = forward(code, job, x, tensors[:count], tensors[count:])
         ctx.save_for_backward(x, y, kept, *tensors)
         return (y, *final)
 
@@ -254,7 +203,7 @@ def forward(
     state: State,
     statics: Sequence[Tensor],
     capacity: int | None = None,
-) -> tuple[Tensor, State, Tensor]:
+) -> tuple[Tensor, State, Tensor | None]:
     """Run forward, outside of autograd.
 
     Args:
@@ -266,28 +215,27 @@ def forward(
         capacity: rows to keep values of; more than the job has leaves the rest unwritten.
 
     Returns:
-        The output, the final state and what is kept for :func:`backward`; none is an argument's
-        memory.
+        The output, the final state and what is kept for :func:`backward`, if anything; none is an
+        argument's memory.
     """
     x = _rows_adjacent(x)
-    y = _like_input(x, job, job.program.output_size)
-    kept = x.new_empty((job.total if capacity is None else capacity) * code.kept_width)
-    if poison:
-        kept.fill_(float("nan"))
+    y = _result(x, job, job.program.output_size)
+    kept = None
+    if code.kept_width:
+        kept = x.new_empty((job.total if capacity is None else capacity) * code.kept_width)
+        if poison:
+            kept.fill_(float("nan"))
     initial = _ordered(state, job.order)
     final = [torch.empty_like(s) for s in initial]
-    values = job.header(gradient=False)
-    for stream in code.forward.plan.streams:
-        if stream.kept:
-            values += _kept_stream(kept, code, job, stream.name)
-        else:
-            values += _stream(x if stream.name == "x" else y, job)
+    direction = code.forward
+    values = job.header(0)
+    _streams(values, direction, job, (x, y), kept, initial)
     for before, after in zip(initial, final, strict=True):
         values += (before.data_ptr(), after.data_ptr())
-    alive = _statics(values, code.forward.lowered, statics)
-    code.forward.native.run(x.dtype is torch.float64, values)
+    alive = _statics(values, direction, statics)
+    direction.native.run(x.dtype is torch.float64, values)
     del alive
-    return y, _ordered(final, job.back), kept
+    return y, tuple(final) if job.back is None else _ordered(final, job.back), kept
 
 
 def backward(
@@ -295,7 +243,7 @@ def backward(
     job: Job,
     x: Tensor,
     y: Tensor,
-    kept: Tensor,
+    kept: Tensor | None,
     state: State,
     statics: Sequence[Tensor],
     dy: Tensor,
@@ -304,47 +252,41 @@ def backward(
     """The gradients of ``x``, each state and each static, ``None`` for what ``code`` leaves out."""
     direction = code.backward
     assert direction is not None
-    x = _rows_adjacent(x)
-    lowered, plan = direction.lowered, direction.plan
+    x, dy = _rows_adjacent(x), _rows_adjacent(dy)
+    dx = _result(x, job, job.program.input_size) if direction.wants_dx else None
     initial = _ordered(state, job.order)
     entering = _ordered(dfinal, job.order)
     leaving = [torch.empty_like(s) for s in initial]
-    named = {"x": x, "y": y, "dy": _rows_adjacent(dy)}
-    if any(s.name == "dx" for s in plan.streams):
-        named["dx"] = _like_input(x, job, job.program.input_size)
-    values = job.header(gradient=True)
-    for stream in plan.streams:
-        if stream.kept:
-            values += _kept_stream(kept, code, job, stream.name)
-        elif stream.source is not None:
-            values += (0, 0, 0, initial[int(stream.name.removeprefix("prev"))].data_ptr())
-        else:
-            values += _stream(named[stream.name], job)
+    values = job.header(job.bptt)
+    _streams(values, direction, job, (x, y, dy, dx), kept, initial)
     for before, after in zip(entering, leaving, strict=True):
         values += (before.data_ptr(), after.data_ptr())
-    alive = _statics(values, lowered, statics)
-    nodes = plan.schedule.graph.nodes
-    gradients = {n: x.new_empty(nodes[n].shape) for n in (*lowered.sums, *lowered.outers)}
-    values += [gradients[n].data_ptr() for n in lowered.sums]
-    for n in lowered.outers:
-        values += _matrix(gradients[n], nodes[n].attrs["transposed"])
+    alive = _statics(values, direction, statics)
+    results = [x.new_empty(shape) for shape in direction.sums]
+    values += [result.data_ptr() for result in results]
+    for shape, transposed in direction.outers:
+        result = x.new_empty(shape)
+        results.append(result)
+        values += _matrix(result, transposed)
     direction.native.run(x.dtype is torch.float64, values)
     del alive
     dstatics: list[Tensor | None] = [None] * len(statics)
-    handed_out: set[int] = set()
-    for index, numbers in plan.dstatics.items():
-        total = gradients[numbers[0]]
-        if len(numbers) > 1:
-            total = torch.stack([gradients[n] for n in numbers]).sum(0)
-        elif numbers[0] in handed_out:
-            total = total.clone()  # autograd may add to what it is given, so none is given twice
-        handed_out.add(numbers[0])
-        dstatics[index] = total.reshape(statics[index].shape)
-    return [named.get("dx"), *_ordered(leaving, job.back), *dstatics]
+    for total in direction.totals:
+        found = results[total.results[0]]
+        if len(total.results) > 1:
+            found = torch.stack([results[k] for k in total.results]).sum(0)
+        elif total.again:
+            found = found.clone()  # autograd may add to what it is given, so none is given twice
+        dstatics[total.static] = found if total.shape is None else found.reshape(total.shape)
+    dstate = leaving if job.back is None else _ordered(leaving, job.back)
+    return [dx, *dstate, *dstatics]
 
 
 def check_statics(program: Program, statics: Sequence[Tensor], dtype: torch.dtype) -> None:
     """The engine reads memory by the shapes of the trace: a tensor changed since must not pass."""
+    shapes = [s.shape for s in statics]
+    if shapes == program.static_shapes and {s.dtype for s in statics} <= {dtype}:
+        return
     for spec, tensor in zip(program.statics, statics, strict=True):
         if tensor.shape != spec.shape or tensor.dtype is not dtype:
             raise InputError(
@@ -353,26 +295,22 @@ def check_statics(program: Program, statics: Sequence[Tensor], dtype: torch.dtyp
             )
 
 
-def _pointer(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def _rows_adjacent(tensor: Tensor) -> Tensor:
     """The engine wants the features of a row side by side."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+    return tensor if tensor.stride()[-1] == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def _like_input(x: Tensor, job: Job, width: int) -> Tensor:
+def _result(x: Tensor, job: Job, width: int) -> Tensor:
     """Memory for one row a step, laid out as the job says (time first or batch first).
 
     Past a row's length it is zero.
     """
     if job.packed:
-        out = x.new_empty(len(x), width)
+        out = x.new_empty((job.total, width))
     elif job.batch_first:
-        out = x.new_empty(x.shape[1], x.shape[0], width).transpose(0, 1)
+        out = x.new_empty((job.rows, job.steps, width)).transpose(0, 1)
     else:
-        out = x.new_empty(*x.shape[:2], width)
+        out = x.new_empty((job.steps, job.rows, width))
     if poison:
         out.fill_(float("nan"))
     if job.lengths is not None and job.total < job.steps * job.rows:
@@ -382,35 +320,49 @@ def _like_input(x: Tensor, job: Job, width: int) -> Tensor:
 
 def _ordered(state: Sequence[Tensor], order: Tensor | None) -> State:
     if order is None:
-        return tuple(s.contiguous() for s in state)
-    return tuple(s.index_select(0, order) for s in state)
+        return tuple([s.contiguous() for s in state])
+    return tuple([s.index_select(0, order) for s in state])
 
 
-def _stream(tensor: Tensor, job: Job) -> tuple[int, int, int, int]:
-    if job.packed:
-        return tensor.data_ptr(), 0, tensor.stride(0), 0
-    return tensor.data_ptr(), tensor.stride(0), tensor.stride(1), 0
-
-
-def _kept_stream(kept: Tensor, code: Compiled, job: Job, name: str) -> tuple[int, int, int, int]:
-    first, width = code.kept[name]
-    return kept.data_ptr() + first * job.total * kept.element_size(), 0, width, 0
+def _streams(
+    values: list[int],
+    direction: Direction,
+    job: Job,
+    tensors: Sequence[Tensor | None],
+    kept: Tensor | None,
+    initial: State,
+) -> None:
+    """Append for each stream: pointer, strides of step and row, pointer to the initial state."""
+    for source, first, width in direction.streams:
+        if source == TENSOR:
+            tensor = tensors[first]
+            assert tensor is not None
+            if job.packed:
+                values += (tensor.data_ptr(), 0, tensor.stride(0), 0)
+            else:
+                step, row, _ = tensor.stride()
+                values += (tensor.data_ptr(), step, row, 0)
+        elif source == KEPT:
+            assert kept is not None
+            offset = first * job.total * kept.element_size()
+            values += (kept.data_ptr() + offset, 0, width, 0)
+        else:
+            values += (0, 0, 0, initial[first].data_ptr())
 
 
 def _matrix(tensor: Tensor, transposed: bool) -> tuple[int, int, int, int]:
     """Pointer and strides: group, feature in, feature out."""
-    group = tensor.stride(0) if tensor.dim() == 3 else 0
-    k, n = (-1, -2) if transposed else (-2, -1)
-    return tensor.data_ptr(), group, tensor.stride(k), tensor.stride(n)
+    strides = tensor.stride()
+    group = strides[0] if len(strides) == 3 else 0
+    if transposed:
+        return tensor.data_ptr(), group, strides[-1], strides[-2]
+    return tensor.data_ptr(), group, strides[-2], strides[-1]
 
 
-def _statics(values: list[int], lowered: Lowered, statics: Sequence[Tensor]) -> list[Tensor]:
+def _statics(values: list[int], direction: Direction, statics: Sequence[Tensor]) -> list[Tensor]:
     """Append the statics; the tensors that come back must live until the engine returns."""
-    alive = []
-    for index in lowered.vectors:
-        vector = statics[index].contiguous()
-        alive.append(vector)
-        values.append(vector.data_ptr())
-    for spec in lowered.maps:
-        values += _matrix(statics[spec.static], spec.transposed)
+    alive = [statics[index].contiguous() for index in direction.vectors]
+    values += [vector.data_ptr() for vector in alive]
+    for index, transposed in direction.maps:
+        values += _matrix(statics[index], transposed)
     return alive

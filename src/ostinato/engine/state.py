@@ -53,6 +53,8 @@ def find_state_size(
     if said is None and isinstance(cell, nn.RNNCellBase):
         size = cell.hidden_size
         said = (size, size) if isinstance(cell, nn.LSTMCell) else size
+    if type(said) is int and said >= 0 and given is None:
+        return said
     if said is not None:
         declared = _checked(said, f"{type(cell).__name__}.state_size")
         if given is not None and _checked(given, "state_size") != declared:

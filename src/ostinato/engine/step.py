@@ -142,10 +142,20 @@ class Step:
         """
         return [self.tensor(name) for name in trace.preparation.leaves]
 
+    def statics(self, trace: Trace) -> list[Tensor]:
+        """The statics of ``trace`` for one pass over time, in its own dtype under autocast too."""
+        if torch._C._is_any_autocast_enabled():
+            with torch.autocast("cpu", enabled=False):
+                return trace.preparation.run(self.leaf_tensors(trace))
+        return trace.preparation.run(self.leaf_tensors(trace))
+
     def tensor(self, name: str) -> Tensor:
         """The tensor that stands for a parameter or buffer of the cell, by its dotted name."""
         own = self.tensors
-        found: Tensor = own[name] if own and name in own else attrgetter(name)(self.cell)
+        if own and name in own:
+            return own[name]
+        plain = self.cell._parameters.get(name)  # most often; and much faster than an attribute
+        found: Tensor = attrgetter(name)(self.cell) if plain is None else plain
         return found
 
     def bound(self) -> StepFunction:
@@ -183,6 +193,27 @@ def traced_input_size(cell: nn.Module) -> int | None:
         return None
     input_size: int = next(reversed(memo.traces))[0]
     return input_size
+
+
+class Recorded:
+    """Stands for a :class:`Step` while ``torch.compile`` builds a graph.
+
+    Args:
+        handle: the cell's number, see :mod:`ostinato.engine.opaque`.
+        state_size: as for :class:`Step`.
+        names: of the tensors that the cell's trace needs.
+        leaves: these tensors.
+    """
+
+    def __init__(
+        self, handle: int, state_size: StateSize, names: tuple[str, ...], leaves: list[Tensor]
+    ) -> None:
+        self.handle = handle
+        self.state_size = state_size
+        self.state_sizes = (state_size,) if isinstance(state_size, int) else state_size
+        self.bare = isinstance(state_size, int)
+        self.names = names
+        self.leaves = leaves
 
 
 def _same(kept: Structure, now: Structure) -> bool:

@@ -1,18 +1,20 @@
 """What the drop-ins for ``torch.nn.RNN``, ``LSTM`` and ``GRU`` have in common.
 
-A drop-in *is* torch's module: it inherits the constructor, the parameters, ``state_dict``, the
-checks and everything else, and overrides ``forward`` alone. There each (layer, direction) is one
-:class:`~ostinato.engine.step.Step`: the cell's equations bound to this layer's own tensors.
+A drop-in has torch's base class, ``torch.nn.RNNBase``: parameters, ``state_dict``, initialisation
+and everything else are inherited, ``forward`` alone is another. There each (layer, direction) is
+one :class:`~ostinato.engine.step.Step`: the cell's equations bound to this layer's own tensors.
 
 Whatever is out of the ordinary (a wrong shape, an empty batch, another device or dtype) goes to
 torch's own ``forward``, so that it raises what torch raises and accepts what torch accepts.
+
+Torch's final classes are not inherited from, since Dynamo breaks the graph at each instance of
+``torch.nn.RNN``, ``LSTM`` or ``GRU``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from operator import is_
 from textwrap import indent
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,35 +28,19 @@ from ostinato.engine import explain, recurrence
 from ostinato.engine.choose import check_engine
 from ostinato.engine.native import DTYPES
 from ostinato.engine.ragged import lengths_tensor
-from ostinato.engine.step import Step
+from ostinato.engine.step import Recorded, Step
+from ostinato.engine.template import template
 from ostinato.errors import InputError
 from ostinato.strictness import strict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ostinato.cells.base import Cell
     from ostinato.compiler.trace import Trace
 
 #: How many steps each row of a batch has: ``(B,)`` integers, ``None`` for all T.
 Lengths = Tensor | Sequence[int] | None
-
-
-@lru_cache(maxsize=256)
-def template(
-    cell_type: Callable[..., Cell], *sizes: int, dtype: torch.dtype, **options: Any
-) -> Cell:
-    """A cell that lends its equations, for all layers of these sizes; its parameters are not used.
-
-    They take no memory to speak of: all columns of a weight are the same one in memory. They have
-    values, since tracing a cell compares what it gives with what its trace gives.
-    """
-    # The first call may come from inside any of these; the cell outlives it.
-    with torch.inference_mode(False), torch.enable_grad():
-        cell = cell_type(*sizes, **options, device="meta", dtype=dtype)
-        for name, parameter in cell.named_parameters():
-            column = torch.linspace(-0.5, 0.5, parameter.shape[0], dtype=dtype, device="cpu")
-            column = column.view(-1, *[1] * (parameter.dim() - 1))
-            cell._parameters[name] = nn.Parameter(column.expand(parameter.shape))
-    return cell
 
 
 class _LayerStep(Step):
@@ -63,16 +49,24 @@ class _LayerStep(Step):
     So it doesn't matter to the trace what the layer's tensors hold (NaN, say) or have hooked on.
     """
 
-    __slots__ = ("_trace",)
+    __slots__ = ("_statics", "_trace")
 
     def __init__(self, cell: Cell, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(cell, tensors)
         self._trace: Trace | None = None
+        self._statics: list[Tensor] | None = None
 
     def trace(self, input_size: int, dtype: torch.dtype) -> Trace:
         if self._trace is None:
             self._trace = Step(self.cell, None, self.state_size).trace(input_size, dtype)
         return self._trace
+
+    def statics(self, trace: Trace) -> list[Tensor]:
+        if trace.preparation.instructions:
+            return super().statics(trace)
+        if self._statics is None:
+            self._statics = super().statics(trace)  # the layer's tensors themselves
+        return self._statics
 
 
 class _Bound:
@@ -116,20 +110,40 @@ class DropInReport:
 
 
 class DropIn(nn.RNNBase):
-    """``forward`` of the drop-ins; stands before torch's class in the method resolution order."""
+    """Constructor and ``forward`` of the drop-ins.
+
+    Args:
+        mode: torch's name of the kind.
+        args: torch's arguments.
+        engine: ``"auto"``, ``"native"`` or ``"eager"``.
+        kwargs: torch's arguments.
+    """
 
     #: Class attributes, so that a module that :func:`ostinato.accelerate` took over has them.
     engine: str = "auto"
     _bound: _Bound | None = None
+    #: torch's class of this kind, whose functions judge and run what is out of the ordinary.
+    _torch: type[nn.RNNBase]
 
-    def __init__(self, *args: Any, engine: str = "auto", **kwargs: Any) -> None:
+    def __init__(self, mode: str, *args: Any, engine: str = "auto", **kwargs: Any) -> None:
         check_engine(engine)
-        super().__init__(*args, **kwargs)
+        if mode != "LSTM" and "proj_size" in kwargs:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        nn.RNNBase.__init__(self, mode, *args, **kwargs)
         self.engine = engine
 
-    def _template(self, input_size: int, dtype: torch.dtype) -> Cell:
-        """The :func:`template` of one layer."""
+    def _equations(self) -> tuple[Callable[..., Cell], dict[str, Any]]:
+        """The cell of each layer and its options."""
         raise TypeError(f"{type(self).__name__} is not a layer, use ostinato.nn.RNN, LSTM or GRU")
+
+    def _input_sizes(self) -> list[int]:
+        """Input width of each layer and direction."""
+        directions = 2 if self.bidirectional else 1
+        deep = directions * self._state_widths()[0]
+        return [self.input_size if k < directions else deep for k in range(len(self._all_weights))]
+
+    def _torch_forward(self, input: Any, hx: Any) -> Any:
+        return self._torch.forward(self, input, hx)
 
     def _state_widths(self) -> tuple[int, ...]:
         """Widths of the states: ``(H,)``, for an LSTM ``(P or H, H)``."""
@@ -144,7 +158,7 @@ class DropIn(nn.RNNBase):
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
         if not isinstance(x, Tensor) or torch._C._get_tracing_state() is not None:
-            return super().forward(input, hx)
+            return self._torch_forward(input, hx)
         dim = x.dim()
         if lengths is not None and (packed or dim == 2):
             self._refuse_lengths(packed)
@@ -162,30 +176,38 @@ class DropIn(nn.RNNBase):
             x = x.transpose(0, 1)
         shape = x.shape
         batch_sizes = input.batch_sizes if packed else None
+        rank = 2 if packed else 3
         if batch_sizes is not None:
             batch = int(batch_sizes[0])
         else:
-            batch = shape[1] if len(shape) == 3 else 0
+            batch = shape[1] if len(shape) == rank else 0
         if (
-            len(shape) != (2 if packed else 3)
-            or batch == 0
-            or shape[0] == 0
+            len(shape) != rank
+            or 0 in shape[: rank - 1]
             or shape[-1] != self.input_size
             or x.dtype is not dtype
             or not bound.sound
             or x.device != bound.tensors[0].device
             or not (given is None or self._fits(given, x, batch, unbatched))
         ):
-            return super().forward(input, hx)  # torch judges: an error of its own, or a result
+            return self._torch_forward(input, hx)  # torch judges: an error of its own, or a result
         if lengths is not None:
             lengths = lengths_tensor(lengths, shape[0], batch)
         if lengths is None and self.engine == "auto" and not (x.is_cpu and dtype in DTYPES):
             if x.is_cpu:
                 strict.check(f"{type(self).__name__} in {dtype} keeps torch's kernels on the CPU")
-            return super().forward(input, hx)
+            return self._torch_forward(input, hx)
+        steps: Sequence[Step | Recorded] = bound.steps
+        if torch.compiler.is_compiling():
+            recorded = self._recorded(bound)
+            if isinstance(recorded, str):
+                from ostinato.engine.record import outside
+
+                return outside(recorded, self.forward, input, hx, lengths=lengths)
+            steps = recorded
         order = input.sorted_indices if packed else None
         states = self._entering(given, x, batch, unbatched, order)
-        output, finals = self._run(bound.steps, x, states, lengths, batch_sizes)
+        output, finals = self._run(steps, x, states, lengths, batch_sizes)
 
         if packed:
             back = input.unsorted_indices
@@ -201,7 +223,7 @@ class DropIn(nn.RNNBase):
 
     def _run(
         self,
-        steps: tuple[Step, ...],
+        steps: Sequence[Step | Recorded],
         x: Tensor,
         states: list[tuple[Tensor, ...]],
         lengths: Tensor | None,
@@ -241,17 +263,19 @@ class DropIn(nn.RNNBase):
         own = self._parameters
         names = self._flat_weights_names
         tensors = [t if (t := own.get(name)) is not None else getattr(self, name) for name in names]
-        bound = self._bound
+        compiling = torch.compiler.is_compiling()
+        bound = None if compiling else self._bound
         if bound is not None and bound.holds(tensors):
             return bound
         dtype, device = tensors[0].dtype, tensors[0].device
-        named = dict(zip(names, tensors, strict=True))
         sound = all(t.dtype is dtype and t.device == device for t in tensors)
-        directions = 2 if self.bidirectional else 1
-        deep = directions * self._state_widths()[0]  # input width of the layers after the first
+        if compiling:
+            return _Bound(tensors, (), sound)
+        named = dict(zip(names, tensors, strict=True))
+        cell_type, options = self._equations()
         steps = []
-        for k, own_names in enumerate(self._all_weights):
-            cell = self._template(self.input_size if k < directions else deep, dtype)
+        for width, own_names in zip(self._input_sizes(), self._all_weights, strict=True):
+            cell = template(cell_type, width, self.hidden_size, dtype=dtype, **options)
             shapes = {name: p.shape for name, p in cell.named_parameters()}
             mine = {_plain(name): named[name] for name in own_names}
             for name, own_name in zip(mine, own_names, strict=True):
@@ -267,6 +291,24 @@ class DropIn(nn.RNNBase):
             # would keep their graph alive.
             self.__dict__["_bound"] = bound
         return bound
+
+    def _recorded(self, bound: _Bound) -> list[Step | Recorded] | str:
+        """While a graph is built: what stands for the steps, or text: why nothing can."""
+        from ostinato.engine.record import recorded, template_handle
+
+        cell_type, options = self._equations()
+        own = dict(zip(self._flat_weights_names, bound.tensors, strict=True))
+        steps: list[Step | Recorded] = []
+        for width, names in zip(self._input_sizes(), self._all_weights, strict=True):
+            mine = {_plain(name): own[name] for name in names}
+            handle = template_handle(
+                cell_type, width, self.hidden_size, dtype=bound.dtype, options=options
+            )
+            step = recorded(handle, None, width, bound.tensors[0], self.engine, mine.__getitem__)
+            if isinstance(step, str):
+                return step
+            steps.append(step)
+        return steps
 
     def _fits(self, hx: Any, x: Tensor, batch: int, unbatched: bool) -> bool:
         """Whether the given initial state is what a well-formed call brings."""
@@ -328,13 +370,12 @@ class DropIn(nn.RNNBase):
                 (),
             )
         directions = 2 if self.bidirectional else 1
-        deep = directions * self._state_widths()[0]
         parts = []
-        for k, step in enumerate(bound.steps):
+        for k, (step, width) in enumerate(zip(bound.steps, self._input_sizes(), strict=True)):
             layer, direction = divmod(k, directions)
             report = explain(
                 step,
-                deep if layer else self.input_size,
+                width,
                 dtype=bound.dtype,
                 device=device,
                 engine=self.engine,
@@ -344,7 +385,7 @@ class DropIn(nn.RNNBase):
         return DropInReport(f"{name}: {len(parts)} passes over time", tuple(parts))
 
     def __prepare_scriptable__(self) -> NoReturn:  # torch.jit.script asks each module for this
-        name = type(self).__name__
+        name = self._torch.__name__
         raise RuntimeError(
             f"torch.jit.script can't compile ostinato.nn.{name}. Script torch.nn.{name} instead: "
             "ostinato.restore(model) gives it back after ostinato.accelerate(model); else build "

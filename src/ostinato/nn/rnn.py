@@ -27,26 +27,27 @@ eager engine.
 Differences from torch: under ``torch.autocast`` the recurrence keeps to the parameters' dtype and
 its output has that dtype (torch gives bfloat16 for RNN and LSTM, the parameters' dtype for GRU); a
 parametrised weight is computed once a call (torch: up to three times, which a spectral norm in
-training notices); ``torch.jit.script`` is refused. ``torch.compile`` leaves a graph break around
-the layer, as around torch's own, because Dynamo refuses each subclass of ``torch.nn.RNN``, ``LSTM``
-and ``GRU``; with ``torch._dynamo.config.allow_rnn = True`` there is none.
+training notices); ``torch.jit.script`` is refused. They are ``torch.nn.RNNBase``, as torch's are,
+but not ``torch.nn.LSTM`` and so on: at an instance of those ``torch.compile`` breaks the graph, at
+ours it doesn't.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from ostinato import cells
-from ostinato.nn.drop_in import DropIn, template
+from ostinato.nn.drop_in import DropIn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ostinato.cells.base import Cell
 
 
-class RNN(DropIn, nn.RNN):
+class RNN(DropIn):
     r"""Elman network: ``torch.nn.RNN`` on ostinato's engine.
 
     .. math:: h_t = \tanh(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
@@ -55,24 +56,32 @@ class RNN(DropIn, nn.RNN):
     hidden_size, num_layers=1, nonlinearity="tanh", bias=True, batch_first=False, dropout=0.0,
     bidirectional=False, device=None, dtype=None``, and ``engine="auto"``. The module has the call.
 
+    >>> import torch
     >>> layer = RNN(3, 5, bidirectional=True)
     >>> output, h = layer(torch.zeros(7, 2, 3))
     >>> tuple(output.shape), tuple(h.shape)
     ((7, 2, 10), (2, 2, 5))
     """
 
-    def _template(self, input_size: int, dtype: torch.dtype) -> Cell:
-        return template(
-            cells.Elman,
-            input_size,
-            self.hidden_size,
-            dtype=dtype,
-            bias=self.bias,
-            nonlinearity=self.nonlinearity,
-        )
+    _torch = nn.RNN
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if len(args) > 3:
+            nonlinearity, args = args[3], args[:3] + args[4:]
+        else:
+            nonlinearity = kwargs.pop("nonlinearity", "tanh")
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(
+                f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
+            )
+        super().__init__(f"RNN_{nonlinearity.upper()}", *args, **kwargs)
+        self.nonlinearity = nonlinearity
+
+    def _equations(self) -> tuple[Callable[..., Cell], dict[str, Any]]:
+        return cells.Elman, {"bias": self.bias, "nonlinearity": self.nonlinearity}
 
 
-class LSTM(DropIn, nn.LSTM):
+class LSTM(DropIn):
     r"""Long short-term memory: ``torch.nn.LSTM`` on ostinato's engine.
 
     .. math::
@@ -85,23 +94,31 @@ class LSTM(DropIn, nn.LSTM):
     dropout=0.0, bidirectional=False, proj_size=0, device=None, dtype=None``, and
     ``engine="auto"``. ``hx`` is a pair ``(h, c)``; the module has the call.
 
+    >>> import torch
     >>> layer = LSTM(3, 5, batch_first=True)
     >>> output, (h, c) = layer(torch.zeros(2, 7, 3), lengths=torch.tensor([7, 4]))
     >>> tuple(output.shape), tuple(c.shape)
     ((2, 7, 5), (1, 2, 5))
     """
 
+    _torch = nn.LSTM
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__("LSTM", *args, **kwargs)
+
     def _state_widths(self) -> tuple[int, ...]:
         return (self.proj_size or self.hidden_size, self.hidden_size)
 
-    def _template(self, input_size: int, dtype: torch.dtype) -> Cell:
-        sizes, options = (input_size, self.hidden_size), {"dtype": dtype, "bias": self.bias}
+    def _equations(self) -> tuple[Callable[..., Cell], dict[str, Any]]:
         if self.proj_size:
-            return template(cells.ProjectedLSTM, *sizes, **options, proj_size=self.proj_size)
-        return template(cells.LSTM, *sizes, **options)
+            return cells.ProjectedLSTM, {"bias": self.bias, "proj_size": self.proj_size}
+        return cells.LSTM, {"bias": self.bias}
 
 
-class GRU(DropIn, nn.GRU):
+class GRU(DropIn):
     r"""Gated recurrent unit, reset after the product: ``torch.nn.GRU`` on ostinato's engine.
 
     .. math::
@@ -113,11 +130,17 @@ class GRU(DropIn, nn.GRU):
     dropout=0.0, bidirectional=False, device=None, dtype=None``, and ``engine="auto"``. The module
     has the call.
 
+    >>> import torch
     >>> layer = GRU(3, 5, num_layers=2)
     >>> output, h = layer(torch.zeros(7, 3))
     >>> tuple(output.shape), tuple(h.shape)
     ((7, 5), (2, 5))
     """
 
-    def _template(self, input_size: int, dtype: torch.dtype) -> Cell:
-        return template(cells.GRU, input_size, self.hidden_size, dtype=dtype, bias=self.bias)
+    _torch = nn.GRU
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__("GRU", *args, **kwargs)
+
+    def _equations(self) -> tuple[Callable[..., Cell], dict[str, Any]]:
+        return cells.GRU, {"bias": self.bias}
