@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from ostinato.compiler.trace import Trace, trace
 from ostinato.engine.state import StateSize, find_state_size, split_result, widths
@@ -28,6 +29,10 @@ StepFunction = Callable[[Tensor, State], tuple[Tensor, State]]
 
 #: How many traces are kept for cells that are gone; the oldest goes first.
 _SHARED_TRACES = 256
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +130,13 @@ class Step:
 
     def _make(self, request: tuple[int, torch.dtype, StateSize]) -> Trace | _Failure:
         input_size, dtype, state_size = request
-        # What surrounds the first call must not become part of the trace.
-        with _lock, torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+        # What surrounds the first call must not become part of the trace, nor see what it saves.
+        with (
+            _lock,
+            torch.inference_mode(False),
+            torch.autocast("cpu", enabled=False),
+            saved_tensors_hooks(_itself, _itself),
+        ):
             # The cell may be a mould without memory of its own: trace it as it will run.
             cell = substitute(self.cell, self.tensors) if self.tensors else self.cell
             try:
