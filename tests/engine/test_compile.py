@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
-from torch.nn.utils.rnn import pack_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 import ostinato
 from helpers import (
@@ -454,3 +454,22 @@ def test_cell_is_gone():
 
     with pytest.raises(ostinato.InputError, match="outlived"):
         cell_of(-1)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        onn.LSTM(3, 5),
+        Recurrent(cells.GRU(3, 5)),
+        Bidirectional(Recurrent(cells.GRU(3, 5)), merge="sum"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_packed_sequence_in_and_out(layer):
+    x = random_input(6, 4, 3, dtype=torch.float32)
+    packed = pack_padded_sequence(x, torch.tensor([6, 2, 5, 1]), enforce_sorted=False)
+    want, _ = layer(packed)
+    got, _ = torch.compile(layer, backend="aot_eager", fullgraph=True)(packed)
+    assert torch.equal(got.data, want.data)
+    assert torch.equal(got.batch_sizes, want.batch_sizes)
+    assert torch.equal(got.unsorted_indices, want.unsorted_indices)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ostinato.errors import InputError
+from ostinato.nn.packed import with_data
 from ostinato.nn.recurrent import Recurrent
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Bidirectional(nn.Module):
             return there, back
         merge = _MERGES[self.merge]
         if isinstance(there, PackedSequence):
-            return there._replace(data=merge(there.data, back.data))
+            return with_data(there, merge(there.data, back.data))
         return merge(there, back)
 
     def extra_repr(self) -> str:

@@ -31,6 +31,7 @@ from ostinato.engine.ragged import lengths_tensor
 from ostinato.engine.step import Recorded, Step
 from ostinato.engine.template import template
 from ostinato.errors import InputError
+from ostinato.nn.packed import with_data
 from ostinato.strictness import strict
 
 if TYPE_CHECKING:
@@ -209,17 +210,15 @@ class DropIn(nn.RNNBase):
         states = self._entering(given, x, batch, unbatched, order)
         output, finals = self._run(steps, x, states, lengths, batch_sizes)
 
-        if packed:
-            back = input.unsorted_indices
-            if back is not None:
-                finals = [s.index_select(1, back) for s in finals]
-            output = input._replace(data=output)
+        if packed and input.unsorted_indices is not None:
+            finals = [s.index_select(1, input.unsorted_indices) for s in finals]
         elif unbatched:
             output = output.squeeze(1)
             finals = [s.squeeze(1) for s in finals]
-        elif self.batch_first:
+        elif self.batch_first and not packed:
             output = output.transpose(0, 1)
-        return output, tuple(finals) if len(finals) > 1 else finals[0]
+        result = with_data(input, output) if packed else output
+        return result, tuple(finals) if len(finals) > 1 else finals[0]
 
     def _run(
         self,

@@ -14,6 +14,7 @@ from ostinato.engine.ragged import check_bptt, lengths_tensor, reset_mask
 from ostinato.engine.state import StateSize, describe, find_state_size
 from ostinato.engine.step import Recorded, Step, traced_input_size
 from ostinato.errors import InputError
+from ostinato.nn.packed import with_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -216,7 +217,7 @@ class Recurrent(nn.Module):
         output, final = self._run(step, data, entering, reset=reset, batch_sizes=x.batch_sizes)
         if x.unsorted_indices is not None:
             final = tuple(s.index_select(0, x.unsorted_indices) for s in final)
-        packed = PackedSequence(output, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
+        packed = with_data(x, output)
         return packed, self._leaving(step, final)
 
     def _run(

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ostinato.errors import InputError
 from ostinato.nn.bidirectional import Bidirectional
 from ostinato.nn.drop_in import DropIn, Lengths
+from ostinato.nn.packed import with_data
 from ostinato.nn.recurrent import Recurrent
 from ostinato.nn.time_distributed import TimeDistributed, distribute
 
@@ -156,5 +157,5 @@ def _data(x: Tensor | PackedSequence) -> Tensor:
 def _map(x: Any, function: Any) -> Any:
     """``function`` of a tensor, or of the data of a packed sequence."""
     if isinstance(x, PackedSequence):
-        return x._replace(data=function(x.data))
+        return with_data(x, function(x.data))
     return function(x)

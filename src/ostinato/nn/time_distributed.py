@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ostinato.engine.ragged import lengths_tensor
 from ostinato.errors import InputError
+from ostinato.nn.packed import with_data
 
 if TYPE_CHECKING:
     from ostinato.nn.drop_in import Lengths
@@ -65,7 +66,7 @@ def distribute(
     if isinstance(x, PackedSequence):
         if lengths is not None:
             raise InputError("lengths came with a PackedSequence, which has its own: pass one")
-        return x._replace(data=_rows(module, x.data))
+        return with_data(x, _rows(module, x.data))
     if x.dim() < 2:
         raise InputError(
             f"TimeDistributed: expected x of (T, B, *), two or more dimensions, "
