@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from helpers import (
+    assert_close,
     assert_same_run,
     random_input,
     random_state,
@@ -54,7 +55,7 @@ def test_packed_data() -> None:
     x, state = random_input(9, 1, 4)[:, 0], random_state(step.cell, 4, dtype=torch.float64)
     sizes = torch.tensor([4, 3, 2])
     got, want = (f(step, x, state, batch_sizes=sizes) for f in (run_cudnn, run_eager))
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+    assert_close(got, want)
 
 
 def test_other_cells_have_no_mode() -> None:
