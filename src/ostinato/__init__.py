@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from ostinato import nn as nn
     from ostinato.acceleration import accelerate as accelerate
     from ostinato.acceleration import restore as restore
+    from ostinato.errors import DataError as DataError
+    from ostinato.errors import DivergedError as DivergedError
     from ostinato.errors import InputError as InputError
+    from ostinato.errors import ModelError as ModelError
     from ostinato.errors import OstinatoError as OstinatoError
     from ostinato.errors import SlowPathError as SlowPathError
     from ostinato.errors import TraceError as TraceError
@@ -31,7 +34,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Bidirectional": "ostinato.nn",
+    "DataError": "ostinato.errors",
+    "DivergedError": "ostinato.errors",
     "InputError": "ostinato.errors",
+    "ModelError": "ostinato.errors",
     "OstinatoError": "ostinato.errors",
     "Recurrent": "ostinato.nn",
     "SlowPathError": "ostinato.errors",

@@ -17,3 +17,15 @@ class TraceError(OstinatoError, RuntimeError):
 
 class SlowPathError(OstinatoError, RuntimeError):
     """Under :func:`ostinato.strict`, a call would have taken a slow path."""
+
+
+class DataError(InputError):
+    """A row or a file of data can't be used; begins with the file and the line."""
+
+
+class ModelError(OstinatoError, RuntimeError):
+    """A model directory or a checkpoint is missing, damaged, or from a newer version."""
+
+
+class DivergedError(OstinatoError, RuntimeError):
+    """Training came to a loss or a gradient that is NaN or infinite."""
