@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "openmp.h"
 #include "pool.h"
 
 namespace nb = nanobind;
@@ -116,11 +117,11 @@ void bind_products(nb::module_& m) {
 
 // `rounds` times, each of n bodies adds 1 to a counter and all meet; then each checks that it sees
 // all of the round's additions. Body `thrower` throws after the last round. Returns the counter.
-int64_t pool_check(int n, int rounds, int thrower) {
+int64_t pool_check(int n, int rounds, int thrower, bool own) {
   const nb::gil_scoped_release released;
   std::atomic<int64_t> counter{0}, wrong{0};
   Barrier barrier(n);
-  parallel(n, [&](int i) {
+  const auto body = [&](int i) {
     for (int round = 1; round <= rounds; ++round) {
       counter.fetch_add(1, std::memory_order_relaxed);
       barrier.wait();
@@ -128,7 +129,8 @@ int64_t pool_check(int n, int rounds, int thrower) {
       barrier.wait();
     }
     if (i == thrower) throw std::runtime_error("body " + std::to_string(i) + " was told to throw");
-  });
+  };
+  own ? parallel_on_pool(n, body) : parallel(n, n, body);
   if (wrong.load() != 0) throw std::logic_error("bodies did not meet at the barrier");
   return counter.load();
 }
@@ -164,7 +166,12 @@ NB_MODULE(_native, m) {
   bind_products<float>(m);
   bind_products<double>(m);
   m.def("pool_check", &pool_check, nb::arg("n"), nb::arg("rounds"), nb::arg("thrower") = -1,
-        "For tests: n bodies at once meet at a barrier `rounds` times. Returns n * rounds.");
+        nb::arg("own") = false,
+        "For tests: n bodies at once meet at a barrier `rounds` times, on the pool of our own if "
+        "told so. Returns n * rounds.");
+  m.def("shares_threads", &openmp_usable,
+        "Whether loops run on the threads of an OpenMP runtime that the process has loaded, "
+        "PyTorch's, rather than on threads of our own.");
   bind_kernels(m);
   bind_loop(m);
 }

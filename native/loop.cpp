@@ -644,7 +644,7 @@ void run_plan(const Plan& plan, const Call& call) {
   std::fill(shared.zeros, shared.zeros + widest, T(0));
 
   Barrier all(shared.threads);
-  parallel(shared.threads, [&](int w) {
+  parallel(shared.threads, static_cast<int>(asked), [&](int w) {
     pack_maps(shared, w);
     if (shared.threads > 1) all.wait();
     Body<T>(shared, workers[w]).run();

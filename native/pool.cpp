@@ -5,7 +5,10 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <utility>
 #include <vector>
+
+#include "openmp.h"
 
 #ifndef _WIN32
 #include <pthread.h>
@@ -141,11 +144,32 @@ Pool& pool() {
   return *instance;
 }
 
+void throw_first(const std::vector<std::exception_ptr>& errors) {
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+}
+
 }  // namespace
 
-void parallel(int n, const std::function<void(int)>& body) {
+void parallel(int n, int team, const std::function<void(int)>& body) {
   if (n <= 0) return;
   if (n == 1) return body(0);
+  if (openmp_usable()) {
+    std::vector<std::exception_ptr> errors(n);
+    const bool ran = openmp_parallel(n, team, [&](int i) {
+      try {
+        body(i);
+      } catch (...) {
+        errors[i] = std::current_exception();
+      }
+    });
+    if (ran) return throw_first(errors);
+  }
+  parallel_on_pool(n, body);
+}
+
+void parallel_on_pool(int n, const std::function<void(int)>& body) {
   const std::vector<Worker*> workers = pool().lease(n - 1);
   for (int i = 1; i < n; ++i) {
     Worker& worker = *workers[i - 1];
@@ -153,19 +177,19 @@ void parallel(int n, const std::function<void(int)>& body) {
     worker.index = i;
     worker.set(Worker::kBusy);
   }
-  std::exception_ptr error;
+  std::vector<std::exception_ptr> errors(n);
   try {
     body(0);
   } catch (...) {
-    error = std::current_exception();
+    errors[0] = std::current_exception();
   }
-  for (Worker* worker : workers) {
-    worker->wait_while(Worker::kBusy);
-    if (!error) error = worker->error;
-    worker->error = nullptr;
+  for (int i = 1; i < n; ++i) {
+    Worker& worker = *workers[i - 1];
+    worker.wait_while(Worker::kBusy);
+    errors[i] = std::exchange(worker.error, nullptr);
   }
   pool().give_back(workers);
-  if (error) std::rethrow_exception(error);
+  throw_first(errors);
 }
 
 void Barrier::wait() {

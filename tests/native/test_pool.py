@@ -1,4 +1,4 @@
-"""The pool: bodies at once, many callers, exceptions, fork, exit."""
+"""Threads, PyTorch's and our own: bodies at once, many callers, exceptions, fork, exit."""
 
 import os
 import subprocess
@@ -11,25 +11,29 @@ import pytest
 from ostinato import _native
 
 CAN_FORK = hasattr(os, "fork")
+both_kinds = pytest.mark.parametrize("own", [False, True])
 
 
+@both_kinds
 @pytest.mark.parametrize("n", [1, 2, 3, 8])
-def test_bodies_meet_at_the_barrier(n: int) -> None:
-    assert _native.pool_check(n, 50) == 50 * n
+def test_bodies_meet_at_the_barrier(n: int, own: bool) -> None:
+    assert _native.pool_check(n, 50, own=own) == 50 * n
 
 
-def test_workers_that_went_to_sleep_wake_up() -> None:
+@both_kinds
+def test_workers_that_went_to_sleep_wake_up(own: bool) -> None:
     for _ in range(5):
-        assert _native.pool_check(3, 3) == 9
+        assert _native.pool_check(3, 3, own=own) == 9
         time.sleep(0.02)
 
 
-def test_many_callers_at_once() -> None:
+@both_kinds
+def test_many_callers_at_once(own: bool) -> None:
     results: list[int] = []
 
     def call() -> None:
         for _ in range(20):
-            results.append(_native.pool_check(3, 5))
+            results.append(_native.pool_check(3, 5, own=own))
 
     threads = [threading.Thread(target=call) for _ in range(6)]
     for thread in threads:
@@ -40,17 +44,35 @@ def test_many_callers_at_once() -> None:
     assert results == [15] * 120
 
 
+@both_kinds
 @pytest.mark.parametrize("thrower", [0, 1, 3])
-def test_an_exception_comes_back_and_the_pool_goes_on(thrower: int) -> None:
+def test_an_exception_comes_back_and_the_pool_goes_on(thrower: int, own: bool) -> None:
     for _ in range(3):
         with pytest.raises(RuntimeError, match=f"body {thrower} was told to throw"):
-            _native.pool_check(4, 5, thrower)
-        assert _native.pool_check(4, 5) == 20
+            _native.pool_check(4, 5, thrower, own)
+        assert _native.pool_check(4, 5, own=own) == 20
 
 
-def run(source: str) -> subprocess.CompletedProcess[str]:
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="OpenMP is looked up on Linux only"
+)
+def test_whose_threads() -> None:
+    shares = "from ostinato import _native; print(_native.shares_threads())"
+    assert run(shares).stdout == "False\n"
+    assert run("import torch; " + shares).stdout == "True\n"
+    # A runtime that may grant fewer threads than asked for can't run bodies that wait for another.
+    limited = "import torch; from ostinato import _native; print(_native.pool_check(3, 5))"
+    done = run(limited, OMP_THREAD_LIMIT="2")
+    assert done.stdout == "15\n", done.stderr
+
+
+def run(source: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", source], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
     )
 
 
@@ -58,6 +80,7 @@ def run(source: str) -> subprocess.CompletedProcess[str]:
 # none of them, must neither wait for them nor for a lock that one of them held.
 FORK = """
 import os, sys, threading, time
+{imports}
 from ostinato import _native
 
 assert _native.pool_check(4, 5) == 20
@@ -90,8 +113,9 @@ thread.join()
 
 
 @pytest.mark.skipif(not CAN_FORK, reason="no fork on this system")
-def test_fork() -> None:
-    done = run(FORK)
+@pytest.mark.parametrize("imports", ["", "import torch"])
+def test_fork(imports: str) -> None:
+    done = run(FORK.format(imports=imports))
     assert done.returncode == 0, done.stderr
 
 
