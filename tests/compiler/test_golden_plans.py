@@ -37,6 +37,8 @@ def instruction_lines(instruction: Instruction) -> list[str]:
         return [f"%{instruction.node} = weight gradient"]
     assert isinstance(instruction, Affine)
     terms = " + ".join(f"%{t.row} @ %{t.matrix}" for t in instruction.terms)
+    if instruction.onto is not None:
+        terms = f"%{instruction.onto} + {terms}"
     bias = "" if instruction.bias is None else f" + %{instruction.bias}"
     return [f"%{instruction.root} = {terms}{bias}"]
 

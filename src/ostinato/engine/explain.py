@@ -248,7 +248,7 @@ def _affine_text(affine: Affine, nodes: Sequence[Node], program: Program) -> str
     text = "product " + " + ".join(parts)
     if affine.bias is not None:
         text += f" + {program.statics[nodes[affine.bias].attrs['index']].name}"
-    return text
+    return text if affine.onto is None else text + ", added to the hoisted one"
 
 
 def _segment_text(segment: Segment) -> str:

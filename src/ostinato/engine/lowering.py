@@ -167,6 +167,8 @@ class _Lowering:
             for position, instruction in enumerate(self.plan.schedule.phases[phase]):
                 if isinstance(instruction, Affine):
                     reads = [t.row for t in instruction.terms]
+                    if instruction.onto is not None:
+                        reads.append(instruction.onto)
                 elif isinstance(instruction, Outer):
                     reads = list(self.nodes[instruction.node].args)
                 else:
@@ -191,6 +193,8 @@ class _Lowering:
         ]
         for instruction, phase, position in order:
             if isinstance(instruction, Affine):
+                if instruction.onto is not None:
+                    self.place[instruction.root] = self.place[instruction.onto]
                 self._place_one(instruction.root, phase, position, in_segment=False)
             elif isinstance(instruction, Segment):
                 in_segment = {c.node for c in instruction.ops}
@@ -393,7 +397,8 @@ class _Lowering:
             if i == 0 and affine.bias is not None:
                 static = self.nodes[affine.bias].attrs["index"]
                 bias = self.vectors.setdefault(static, len(self.vectors))
-            out.append([_GEMM, index, *row.code(), *target.code(), bias, int(i > 0)])
+            accumulate = int(i > 0 or affine.onto is not None)
+            out.append([_GEMM, index, *row.code(), *target.code(), bias, accumulate])
         return out
 
     def _outer_code(self, number: int, phase: Phase) -> list[list[int]]:
