@@ -130,7 +130,7 @@ def spread(index: IntArray, axis: Axis, batch: int) -> IntArray:
     shape = list(index.shape)
     shape[axis.dim : axis.dim + 1] = [-1, 1, axis.inner]
     b = np.arange(1, batch + 1).reshape(-1, 1, *[1] * (index.ndim - axis.dim - 1))
-    full = index.reshape(shape) * (batch + 1) + b
+    full: IntArray = index.reshape(shape) * (batch + 1) + b
     whole = list(index.shape)
     whole[axis.dim] *= batch
     return full.reshape(whole)
