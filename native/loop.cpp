@@ -12,6 +12,7 @@
 #include <cstring>
 #include <memory>
 
+#include "denormals.h"
 #include "pool.h"
 #include "scratch.h"
 
@@ -645,6 +646,7 @@ void run_plan(const Plan& plan, const Call& call) {
 
   Barrier all(shared.threads);
   parallel(shared.threads, static_cast<int>(asked), [&](int w) {
+    const FlushDenormals flush;
     pack_maps(shared, w);
     if (shared.threads > 1) all.wait();
     Body<T>(shared, workers[w]).run();
