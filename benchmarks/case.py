@@ -32,6 +32,9 @@ TOLERANCE = {
 #: Of the gradient descent in mode ``step``.
 LEARNING_RATE = 1.0
 
+#: Mode ``fit``: batches of the data, and of those the ones that the check trains on; its rate.
+FIT_BATCHES, FIT_CHECKED, FIT_RATE = 24, 4, 0.05
+
 TORCH_LAYERS: dict[str, type[nn.RNNBase]] = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
@@ -39,6 +42,9 @@ TORCH_LAYERS: dict[str, type[nn.RNNBase]] = {"elman": nn.RNN, "gru": nn.GRU, "ls
 class Case:
     """One problem with its data: the cell's parameters, ``x`` (T, B, I), the initial state, the
     cotangents of output and final state, the target of mode ``step`` (T, B, H).
+
+    In mode ``fit`` ``x`` has ``FIT_BATCHES`` times B rows, the target is (rows, 1), and ``head``
+    (1, H) maps the last output to it.
     """
 
     problem: Problem
@@ -49,6 +55,7 @@ class Case:
     dfinal: tuple[Tensor, ...]
     target: Tensor
     lengths: Tensor | None
+    head: Tensor | None = None
 
     @property
     def bare(self) -> bool:
@@ -66,19 +73,22 @@ def make_case(problem: Problem, seed: int = 0) -> Case:
         T, B, width, H = problem.shape
         cell = make_cell(problem.cell, width, H, dtype)
         sizes = state_sizes(cell)
-        zero = problem.mode == "step"  # Keras' layers begin at zero
+        fit = problem.mode == "fit"
+        zero = fit or problem.mode == "step"  # Keras' layers begin at zero
+        rows = B * FIT_BATCHES if fit else B
         lengths = None
         if problem.lengths != "full":
             lengths = torch.tensor(review_lengths(B, T))
         return Case(
             problem,
             cell,
-            torch.randn(T, B, width, dtype=dtype),
+            torch.randn(T, rows, width, dtype=dtype),
             tuple((0.0 if zero else 0.5) * torch.randn(B, n, dtype=dtype) for n in sizes),
             torch.randn(T, B, H, dtype=dtype),
             tuple(torch.randn(B, n, dtype=dtype) for n in sizes),
-            torch.randn(T, B, H, dtype=dtype),
+            torch.randn(rows, 1, dtype=dtype) if fit else torch.randn(T, B, H, dtype=dtype),
             lengths,
+            torch.randn(1, H, dtype=dtype) / H**0.5 if fit else None,
         )
 
 
@@ -124,6 +134,8 @@ def oracle(case: Case) -> Results:
     parameters: dict[str, Tensor]
     if case.problem.cell in TORCH_LAYERS:
         layer = torch_layer(wide, TORCH_LAYERS[case.problem.cell])
+        if case.problem.mode == "fit":
+            return _fitted(wide, layer)
         parameters = {n.removesuffix("_l0"): p for n, p in layer.named_parameters()}
         leading = state.unsqueeze(0) if case.bare else tuple(s.unsqueeze(0) for s in state)
         given: Any = x
@@ -148,6 +160,30 @@ def oracle(case: Case) -> Results:
         [y, *final], [x, *wide.state, *parameters.values()], [wide.dy, *wide.dfinal]
     )
     return named_results(y, final, grads, parameters)
+
+
+def _fitted(case: Case, layer: nn.RNNBase) -> Results:
+    """Gradient descent on the batches that are checked: mean loss, changes of the parameters."""
+    assert case.head is not None
+    head = nn.Parameter(case.head.double())
+    parameters = {n.removesuffix("_l0"): p for n, p in layer.named_parameters()} | {"head": head}
+    if not isinstance(layer, nn.GRU):
+        del parameters["bias_hh"]  # Keras has one bias, the sum of these two
+    before = {n: p.detach().clone() for n, p in parameters.items()}
+    losses = []
+    B = case.problem.B
+    for k in range(0, FIT_CHECKED * B, B):
+        y, _ = layer(case.x[:, k : k + B])
+        loss = F.mse_loss(y[-1] @ head.T, case.target[k : k + B])
+        grads = torch.autograd.grad(loss, list(parameters.values()))
+        with torch.no_grad():
+            for p, grad in zip(parameters.values(), grads, strict=True):
+                p -= FIT_RATE * grad
+        losses.append(loss.detach())
+    updates = {f"update {n}": p.detach() - before[n] for n, p in parameters.items()}
+    if not isinstance(layer, nn.GRU):
+        updates["update bias_hh"] = updates["update bias_ih"]
+    return {"loss": torch.stack(losses).mean().reshape(1), **updates}
 
 
 def step_results(loss: Tensor, grads: Any, parameters: Any) -> Results:

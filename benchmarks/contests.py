@@ -27,6 +27,8 @@ Record = dict[str, Any]
 REMOTE = {
     "keras_jax": {"KERAS_BACKEND": "jax"},
     "keras_torch": {"KERAS_BACKEND": "torch"},
+    "ostinato_keras": {"KERAS_BACKEND": "torch"},
+    "ostinato_recorded": {"KERAS_BACKEND": "torch"},
 }
 
 
@@ -75,6 +77,12 @@ def _scaling(problem: Problem, threads: int) -> list[Entry]:
     return [Entry(f"{peer}@{n}", peer, problem, n) for peer in (OURS, "torch_nn") for n in counts]
 
 
+def _keras(problem: Problem, threads: int) -> list[Entry]:
+    """Ours as after a change of the import alone, and with ``RecordedSteps`` besides."""
+    ours = Entry(OURS, "ostinato_keras", problem, threads)
+    return [ours, *_same(("ostinato_recorded", "keras_jax", "keras_torch"))(problem, threads)]
+
+
 #: Suite -> who enters, for a problem and the most threads.
 CONTESTS: dict[str, Callable[[Problem, int], list[Entry]]] = {
     "training": _same((OURS, "torch_nn", "jax_scan")),
@@ -84,6 +92,7 @@ CONTESTS: dict[str, Callable[[Problem, int], list[Entry]]] = {
     "overhead": _same((OURS, "torch_nn")),
     "scaling": _scaling,
     "steps": _same((OURS, "torch_nn", "keras_jax", "keras_torch")),
+    "keras": _keras,
 }
 
 
@@ -189,7 +198,7 @@ def _enter(
     got = runner.collect(runner.call())
     error, where = worst_error(got, wanted[entry.problem], entry.problem.dtype)
     found = {"error": error, "where": where, "setup_s": setup_s, "compile_s": runner.compile_s}
-    turn = local_turn(runner.call)
+    turn = local_turn(runner.call, runner.steps)
 
     def with_threads(calls: int, inner: int) -> list[float]:
         if torch.get_num_threads() != entry.threads:

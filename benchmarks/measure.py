@@ -56,8 +56,8 @@ class Spread:
         return cls(middle, low, high, len(samples))
 
 
-def local_turn(call: Callable[[], Any]) -> Turn:
-    """A turn of a contestant in this process."""
+def local_turn(call: Callable[[], Any], steps: int = 1) -> Turn:
+    """A turn of a contestant in this process, whose calls do so many steps each; s a step."""
 
     def turn(calls: int, inner: int) -> list[float]:
         call()  # caches and threads are the last contestant's
@@ -66,11 +66,11 @@ def local_turn(call: Callable[[], Any]) -> Turn:
         gc.disable()
         try:
             samples = []
-            for _ in range(calls):
+            for _ in range(-(-calls // steps)):
                 begin = time.perf_counter()
                 for _ in range(inner):
                     call()
-                samples.append((time.perf_counter() - begin) / inner)
+                samples.append((time.perf_counter() - begin) / (inner * steps))
             return samples
         finally:
             if enabled:

@@ -20,7 +20,7 @@ SHAPES = (
     (256, 1, 64, 64),
     (256, 1, 256, 256),
 )
-THIRD, FOURTH, FIFTH, SIXTH = SHAPES[2:6]
+SECOND, THIRD, FOURTH, FIFTH, SIXTH = SHAPES[1:6]
 
 #: The cells that every peer has, by the names of ostinato's registry.
 STANDARD = ("elman", "gru", "lstm")
@@ -36,8 +36,9 @@ class Problem:
     """One thing to compute.
 
     ``mode``: ``train`` (output, final state, and the gradients of input, initial state and all
-    parameters), ``infer`` (output and final state, nothing kept), or ``step`` (a whole training
-    step: batch-first input, mean squared error, plain gradient descent).
+    parameters), ``infer`` (output and final state, nothing kept), ``step`` (a whole training
+    step: batch-first input, mean squared error, plain gradient descent), or ``fit`` (one step of
+    Keras's ``fit``: the layer's last output into one number, squared error, gradient descent).
     ``lengths``: ``full``, or ``reviews`` for :func:`review_lengths`.
     """
 
@@ -94,6 +95,7 @@ GRIDS: dict[str, list[Problem]] = {
         *_grid(STANDARD, (FOURTH, FIFTH), mode="infer"),
     ],
     "steps": _grid(STANDARD, (THIRD, FOURTH), mode="step"),
+    "keras": _grid(STANDARD, (SECOND, FOURTH), mode="fit"),
 }
 
 

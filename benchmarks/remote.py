@@ -121,7 +121,8 @@ def serve(threads: int) -> None:
                 answer["compile_s"] = runner.compile_s
             elif request["do"] == "turn":
                 assert runner is not None
-                answer = local_turn(runner.call)(request["calls"], request["inner"])
+                turn = local_turn(runner.call, runner.steps)
+                answer = turn(request["calls"], request["inner"])
             elif request["do"] == "release":
                 runner = None
             else:

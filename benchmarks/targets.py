@@ -1,4 +1,4 @@
-"""The eight targets, each with the suite that measures it: target, measured, verdict."""
+"""The nine targets, each with the suite that measures it: target, measured, verdict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.memory import RESOLUTION
 from benchmarks.peers import OURS
-from benchmarks.problems import FIFTH, FOURTH, GRIDS, SIXTH, THIRD, Problem
+from benchmarks.problems import FIFTH, FOURTH, GRIDS, SECOND, SIXTH, THIRD, Problem
 from benchmarks.work import row_steps
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Records = list[dict[str, Any]]
 
 #: Contestants that are no peers but ourselves in another form.
-_OWN = (OURS, "ostinato_packed", "ostinato_full", "ostinato_lstm")
+_OWN = (OURS, "ostinato_packed", "ostinato_full", "ostinato_lstm", "ostinato_recorded")
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,21 @@ def _memory(results: dict[str, Any], counts: list[int]) -> Iterator[Finding]:
         yield Finding(8, text, ours["threads"], measured, less and told)
 
 
+def _keras(results: dict[str, Any], counts: list[int]) -> Iterator[Finding]:
+    least = {("keras_jax", SECOND): 1.5, ("keras_jax", FOURTH): 3.0}
+    for threads in counts:
+        points = by_problem(results["records"], "keras", threads)
+        for problem in GRIDS["keras"]:
+            own = points.get(problem.name, [])
+            for peer in ("keras_jax", "keras_torch"):
+                times = least.get((peer, problem.shape), 10.0)
+                for label, how in ((OURS, "plain"), ("ostinato_recorded", "recorded")):
+                    yield _quotient(
+                        9, f"{problem.name}, {how}: >= {times}x {peer}", threads,
+                        seconds(own, peer), seconds(own, label), lambda q, t=times: q >= t,
+                    )  # fmt: skip
+
+
 _TARGETS: tuple[Callable[[dict[str, Any], list[int]], Iterator[Finding]], ...] = (
     _against_peers(1, "training", 2.5, 1.1),
     _against_peers(2, "inference", 2.0, 1.0),
@@ -247,6 +262,7 @@ _TARGETS: tuple[Callable[[dict[str, Any], list[int]], Iterator[Finding]], ...] =
     _small,
     _scaling,
     _memory,
+    _keras,
 )
 
 

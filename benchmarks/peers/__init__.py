@@ -25,14 +25,16 @@ class UnsupportedError(Exception):
 class Runner:
     """A contestant that is set up.
 
-    ``call`` does the whole work and returns when it is done, on whatever device; ``collect`` names
-    what a call returned. ``compile_s`` is the time of a compiler that the contestant's user waits
-    for, which is no part of any other figure.
+    ``call`` does the whole work and returns when it is done, on whatever device; where it does it
+    ``steps`` times, a figure is of one. ``collect`` names what a call returned. ``compile_s`` is
+    the time of a compiler that the contestant's user waits for, which is no part of any other
+    figure.
     """
 
     call: Callable[[], Any]
     collect: Callable[[Any], Results]
     compile_s: float | None = None
+    steps: int = 1
 
 
 #: Contestant -> its module in this package. The first is ours.
@@ -47,6 +49,8 @@ PEERS = {
     "onnxruntime": "onnx_runtime",
     "keras_jax": "keras_layer",
     "keras_torch": "keras_layer",
+    "ostinato_keras": "ostinato_keras",
+    "ostinato_recorded": "ostinato_recorded",
 }
 OURS = "ostinato"
 

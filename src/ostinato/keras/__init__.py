@@ -24,5 +24,6 @@ from ostinato.keras.layers import GRU as GRU  # noqa: E402
 from ostinato.keras.layers import LSTM as LSTM  # noqa: E402
 from ostinato.keras.layers import RNN as RNN  # noqa: E402
 from ostinato.keras.layers import SimpleRNN as SimpleRNN  # noqa: E402
+from ostinato.keras.recorded import RecordedSteps as RecordedSteps  # noqa: E402
 
-__all__ = ["GRU", "LSTM", "RNN", "SimpleRNN", "accelerate", "restore"]
+__all__ = ["GRU", "LSTM", "RNN", "RecordedSteps", "SimpleRNN", "accelerate", "restore"]

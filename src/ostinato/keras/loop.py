@@ -15,6 +15,7 @@ from ostinato.engine import Report, explain, recurrence
 from ostinato.engine.native import DTYPES
 from ostinato.engine.step import Step
 from ostinato.errors import InputError, TraceError
+from ostinato.keras import recorded_loop
 from ostinato.keras.adapter import (
     KerasCell,
     check_cell,
@@ -272,6 +273,9 @@ def _native_loop(
     states = [s.clone() if layer.stateful else s for s in keras.tree.flatten(initial_state)]
     dtype = states[0].dtype
     _check_dtype(layer, dtype)
+    recording = recorded_loop.is_recording()
+    if recording and mask is not None:
+        raise InputError(f"{_named(layer)} has a mask, which is looked at in every step")
     batch, steps = sequences.shape[:2]
     sizes = keras.tree.flatten(layer.cell.state_size)
     for state, size in zip(states, sizes, strict=True):
@@ -287,14 +291,18 @@ def _native_loop(
     trace = _trace(layer, step, x.shape[-1], dtype)
     if valid is not None:
         x = valid.together(x)
-    y, final = recurrence(
-        step,
-        x.transpose(0, 1),
-        (*states, *prepared.masks),
-        lengths=None if valid is None else valid.lengths,
-        reverse=backwards,
-        engine="native",
-    )
+    rows, entering = x.transpose(0, 1), (*states, *prepared.masks)
+    if recording:
+        y, final = recorded_loop.recurrence(step, rows, entering, reverse=backwards)
+    else:
+        y, final = recurrence(
+            step,
+            rows,
+            entering,
+            lengths=None if valid is None else valid.lengths,
+            reverse=backwards,
+            engine="native",
+        )
     y = y.transpose(0, 1)
     new_states = keras.tree.pack_sequence_as(initial_state, list(final[: len(states)]))
     if layer.return_sequences:
