@@ -116,7 +116,8 @@ def ours(curve: Curve, checks: int, **options: Any) -> None:
     from ostinato.data.bad_rows import BadRows
     from ostinato.tasks.classify import Classify
     from ostinato.tasks.config import TrainConfig
-    from ostinato.train import Callback, Run, StepInfo, fit
+    from ostinato.tasks.run import fit_prepared
+    from ostinato.train import Callback, Run, StepInfo
     from ostinato.train.randomness import seed_everything
 
     seed_everything(curve.seed)
@@ -124,7 +125,6 @@ def ours(curve: Curve, checks: int, **options: Any) -> None:
     task.read(BadRows())
     model = task.build()
     prepared = task.prepare(model, None)
-    config = task.config
 
     class Checks(Callback):
         def on_step(self, run: Run, info: StepInfo) -> None:
@@ -141,24 +141,7 @@ def ours(curve: Curve, checks: int, **options: Any) -> None:
 
     curve.start()
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            model,
-            prepared.batches,
-            prepared.objective,
-            epochs=config.epochs,
-            optimizer=config.optimizer,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            schedule=config.schedule,
-            warmup=config.warmup,
-            clip_norm=config.clip_norm or None,
-            validate=prepared.validate,
-            monitor=prepared.monitor,
-            mode=prepared.mode,
-            callbacks=[Checks()],
-            directory=Path(folder),
-            seed=config.seed,
-        )
+        fit_prepared(model, prepared, task.config, callbacks=[Checks()], directory=Path(folder))
 
 
 def markdown(curves: Sequence[dict[str, Any]], wanted: Sequence[float] = WANTED) -> str:

@@ -116,10 +116,10 @@ def with_task(arguments: list[str]) -> list[str]:
 def _unfinished(config: TrainConfig, args: argparse.Namespace) -> TrainConfig | None:
     """The configuration of the training that is to be resumed, with this command's options."""
     from ostinato.cli.options import config_from
-    from ostinato.tasks.run import _SETTINGS, default_directory
+    from ostinato.tasks.run import SETTINGS, default_directory
 
     directory = Path(config.out) if config.out is not None else default_directory(config)
-    saved = directory / _SETTINGS
+    saved = directory / SETTINGS
     if not saved.exists():
         return None
     return config_from(argparse.Namespace(**{**vars(args), "config": str(saved)}))

@@ -204,9 +204,9 @@ def _untouched(cell: nn.Module) -> Iterator[None]:
         for p in frozen:
             p.requires_grad_(False)
         torch.set_rng_state(random_state)
-        for now, was in zip(members, before, strict=True):
-            for name in [n for n in now if n not in was]:
-                del now[name]
+        for held, was in zip(members, before, strict=True):
+            for name in [n for n in held if n not in was]:
+                del held[name]
             for name, value in was.items():
-                if name not in now or now[name] is not value:
-                    now[name] = value
+                if name not in held or held[name] is not value:
+                    held[name] = value

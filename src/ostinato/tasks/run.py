@@ -21,12 +21,14 @@ from ostinato.train.randomness import seed_everything
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from torch import nn
+
     from ostinato.data.rows import Row
-    from ostinato.tasks.task import Evaluation
+    from ostinato.tasks.task import Evaluation, Prepared
     from ostinato.train import Callback, History
 
 #: The configuration of a run, there from its start to its end, for ``resume`` to compare.
-_SETTINGS = "training.json"
+SETTINGS = "training.json"
 #: Options that may differ where a run goes on.
 _FREE = ("threads", "out", "log")
 
@@ -99,7 +101,7 @@ def train(
         make_directory(directory)
         if not resume:
             remove_atomically(directory / "checkpoints")
-        write_atomically(directory / _SETTINGS, task.config.to_json().encode())
+        write_atomically(directory / SETTINGS, task.config.to_json().encode())
     processes.barrier()
     model = task.build().to(processes.device)
     prepared = task.prepare(model, processes)
@@ -107,26 +109,13 @@ def train(
     if tell is not None and processes.is_main:
         for note in notes:
             tell(note)
-    settled = task.config
-    history = fit(
+    history = fit_prepared(
         model,
-        prepared.batches,
-        prepared.objective,
-        epochs=settled.epochs,
-        optimizer=settled.optimizer,
-        lr=settled.lr,
-        weight_decay=settled.weight_decay,
-        schedule=settled.schedule,
-        warmup=settled.warmup,
-        clip_norm=settled.clip_norm or None,
-        validate=prepared.validate,
-        monitor=prepared.monitor,
-        mode=prepared.mode,
-        patience=settled.patience or None,
+        prepared,
+        task.config,
         callbacks=callbacks,
         directory=directory,
         resume=resume,
-        seed=settled.seed,
         processes=processes,
     )
     evaluation = None
@@ -137,10 +126,39 @@ def train(
         if history.stopped != "interrupted":
             evaluation = task.evaluate(model, None, BadRows("skip"))
             # From here on the run counts as finished, and what is needed to go on is of no use.
-            (directory / _SETTINGS).unlink(missing_ok=True)
+            (directory / SETTINGS).unlink(missing_ok=True)
             remove_atomically(directory / "checkpoints")
     processes.barrier()
     return TrainResult(history, evaluation, directory, notes)
+
+
+def fit_prepared(model: nn.Module, prepared: Prepared, config: TrainConfig, **run: Any) -> History:
+    """:func:`ostinato.train.fit` as a task and its settled configuration say.
+
+    Args:
+        model: of the task.
+        prepared: its batches, objective and validation.
+        config: all choices, each with a value.
+        run: what belongs to this run alone, arguments of ``fit``.
+    """
+    return fit(
+        model,
+        prepared.batches,
+        prepared.objective,
+        epochs=config.epochs,
+        optimizer=config.optimizer,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        schedule=config.schedule,
+        warmup=config.warmup,
+        clip_norm=config.clip_norm or None,
+        validate=prepared.validate,
+        monitor=prepared.monitor,
+        mode=prepared.mode,
+        patience=config.patience or None,
+        seed=config.seed,
+        **run,
+    )
 
 
 def evaluate(
@@ -194,7 +212,7 @@ def _check_packages() -> None:
 def _check_directory(directory: Path, resume: bool, overwrite: bool) -> None:
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory}: is a file; give another place with --out")
-    has_model, started = model_directory.exists(directory), (directory / _SETTINGS).exists()
+    has_model, started = model_directory.exists(directory), (directory / SETTINGS).exists()
     if resume and has_model and not started:
         raise InputError(f"{directory}: the training of this model has finished; nothing to resume")
     if resume or overwrite:
@@ -213,7 +231,7 @@ def _check_directory(directory: Path, resume: bool, overwrite: bool) -> None:
 
 
 def _check_settings(directory: Path, config: TrainConfig) -> None:
-    path = directory / _SETTINGS
+    path = directory / SETTINGS
     if not path.exists():
         return
     try:

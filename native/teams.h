@@ -1,0 +1,164 @@
+// Who runs a call's rows: teams of threads, the memory of each, and what they do together before and
+// after the loop.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "plan.h"
+#include "pool.h"
+#include "scratch.h"
+
+namespace ostinato {
+
+// Elements of all values of a segment's tile; 2,048 to 16,384 differ by 3 %.
+inline constexpr int64_t kTileElements = 16384;
+
+template <class T>
+struct Shared {  // by all threads of the call
+  const Plan& plan;
+  const Call& call;
+  const Kernels<T>& kernels;
+  std::vector<T> consts;
+  std::vector<T*> packed;  // by map
+  T* zeros = nullptr;  // as wide as the widest stream
+  int threads = 1;
+};
+
+template <class T>
+struct Team {
+  int64_t begin = 0, rows = 0;  // of the batch
+  int members = 1;
+  int64_t chunk_steps = 1, chunk_rows = 0;
+  std::vector<T*> carry[2];
+  std::vector<T*> step, chunk, stream_scratch;
+  std::vector<T*> outers;
+  std::unique_ptr<Barrier> barrier;
+};
+
+template <class T>
+struct Worker {
+  Team<T>* team = nullptr;
+  int member = 0;
+  T* tile = nullptr;
+  std::vector<T*> sums;
+  const T** a_rows = nullptr;
+  T** out_rows = nullptr;
+  T* outer_scratch = nullptr;
+};
+
+// Rows of each team: bounds such that each has about the same number of steps in all.
+inline std::vector<int64_t> divide_rows(const Call& call, int64_t teams) {
+  int64_t total = 0;
+  for (int64_t n : call.length) total += n;
+  std::vector<int64_t> bounds{0};
+  int64_t row = 0, sum = 0;
+  for (int64_t t = 1; t < teams; ++t) {
+    while (row < call.rows && (sum + call.length[row] / 2) * teams < total * t) {
+      sum += call.length[row++];
+    }
+    bounds.push_back(row);
+  }
+  bounds.push_back(call.rows);
+  return bounds;
+}
+
+template <class T>
+int64_t bytes_of(const Map& m) {
+  return m.groups * m.k * m.n * static_cast<int64_t>(sizeof(T));
+}
+
+template <class T>
+void pack_maps(const Shared<T>& shared, int worker) {
+  const int64_t panel = shared.kernels.panel;
+  for (size_t i = 0; i < shared.plan.maps.size(); ++i) {
+    const Map& m = shared.plan.maps[i];
+    const MatrixArg& arg = shared.call.maps[i];
+    const int64_t panels = (m.n + panel - 1) / panel;
+    const int64_t begin = panels * worker / shared.threads * panel;
+    const int64_t end = std::min(m.n, panels * (worker + 1) / shared.threads * panel);
+    if (begin >= end) continue;
+    for (int64_t g = 0; g < m.groups; ++g) {
+      shared.kernels.pack(shared.packed[i] + g * packed_size(panel, m.k, m.n) + begin * m.k,
+                          static_cast<const T*>(arg.base) + g * arg.group_stride +
+                              begin * arg.n_stride,
+                          arg.k_stride, arg.n_stride, m.k, end - begin);
+    }
+  }
+}
+
+// Sums what teams and threads gathered apart, in a fixed order.
+template <class T>
+void reduce(const Shared<T>& shared, std::vector<Team<T>>& teams, std::vector<Worker<T>>& workers,
+            int worker) {
+  for (size_t i = 0; i < shared.plan.outers.size(); ++i) {
+    const Map& m = shared.plan.outers[i];
+    const int64_t size = m.groups * m.k * m.n;
+    const int64_t lo = size * worker / shared.threads, hi = size * (worker + 1) / shared.threads;
+    T* to = teams[0].outers[i];
+    for (size_t t = 1; t < teams.size(); ++t) {
+      const T* from = teams[t].outers[i];
+      for (int64_t j = lo; j < hi; ++j) to[j] += from[j];
+    }
+  }
+  if (worker != 0) return;
+  for (size_t i = 0; i < shared.plan.sums.size(); ++i) {
+    T* to = static_cast<T*>(shared.call.sums[i]);
+    const int64_t width = shared.plan.sums[i];
+    std::copy(workers[0].sums[i], workers[0].sums[i] + width, to);
+    for (size_t w = 1; w < workers.size(); ++w) {
+      for (int64_t j = 0; j < width; ++j) to[j] += workers[w].sums[i][j];
+    }
+  }
+}
+
+template <class T>
+void allocate(Scratch& scratch, Shared<T>& shared, std::vector<Team<T>>& teams,
+              std::vector<Worker<T>>& workers) {
+  const Plan& plan = shared.plan;
+  int64_t widest = 1, outer = 0;
+  for (const Stream& s : plan.streams) widest = std::max(widest, s.width);
+  shared.packed.clear();
+  for (const Map& m : plan.maps) {
+    shared.packed.push_back(
+        scratch.take<T>(m.groups * packed_size(shared.kernels.panel, m.k, m.n)));
+  }
+  shared.zeros = scratch.take<T>(widest);
+  for (Team<T>& team : teams) {
+    for (auto& carry : team.carry) {
+      carry.clear();
+      for (int64_t w : plan.carry) carry.push_back(scratch.take<T>(w * team.rows));
+    }
+    team.step.clear();
+    for (int64_t w : plan.step) team.step.push_back(scratch.take<T>(w * team.rows));
+    team.chunk.clear();
+    for (int64_t w : plan.chunk) team.chunk.push_back(scratch.take<T>(w * team.chunk_rows));
+    team.stream_scratch.clear();
+    for (const Stream& s : plan.streams) {
+      team.stream_scratch.push_back(scratch.take<T>(s.width * team.rows));
+    }
+    team.outers.clear();
+    for (size_t i = 0; i < plan.outers.size(); ++i) {
+      const Map& m = plan.outers[i];
+      const bool first = &team == &teams[0];
+      team.outers.push_back(first ? static_cast<T*>(shared.call.outers[i].base)
+                                  : scratch.take<T>(m.groups * m.k * m.n));
+      outer = std::max(outer, shared.kernels.outer_scratch(team.chunk_rows, m.k, m.n));
+    }
+  }
+  for (Worker<T>& worker : workers) {
+    // A tile has at most kTileElements in all, or one row.
+    worker.tile = scratch.take<T>(std::max(plan.tile_width, kTileElements));
+    worker.sums.clear();
+    for (int64_t w : plan.sums) worker.sums.push_back(scratch.take<T>(w));
+    const int64_t rows = std::max(worker.team->chunk_rows, worker.team->rows);
+    worker.a_rows = scratch.take<const T*>(rows);
+    worker.out_rows = scratch.take<T*>(rows);
+    worker.outer_scratch = scratch.take<T>(outer);
+  }
+}
+
+}  // namespace ostinato
