@@ -17,6 +17,7 @@ from ostinato.data import BadRows
 from ostinato.errors import ModelError
 from ostinato.tasks import model_directory
 from ostinato.tasks.classify import Classify
+from ostinato.tasks.config import TrainConfig
 from ostinato.train import History
 from small_data import reviews, small
 
@@ -57,7 +58,7 @@ def test_everything_comes_back(saved: tuple[Path, Classify, nn.Module]) -> None:
     assert task2.config == task.config
     assert task2.meta() == task.meta()
     assert history == History(best_epoch=3)
-    assert model_directory.saved_config(path) == task.config
+    assert TrainConfig.from_file(path / "config.json") == task.config
     about = json.loads((path / "config.json").read_text())
     assert about["format"] == 1
     assert about["parameters"] == sum(p.numel() for p in model.parameters())

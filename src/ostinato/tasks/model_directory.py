@@ -128,18 +128,6 @@ def exists(path: Path) -> bool:
     return _place(path, _CONFIG).exists()
 
 
-def saved_config(path: Path) -> TrainConfig:
-    """The configuration of the model in the directory.
-
-    Raises:
-        ModelError: there is none.
-    """
-    try:
-        return TrainConfig.from_dict(_about(path)["config"], str(path / _CONFIG))
-    except InputError as error:
-        raise ModelError(f"{path}: the configuration isn't one: {error}") from error
-
-
 def _about(path: Path) -> dict[str, Any]:
     where = _place(path, _CONFIG)
     if not where.exists():
