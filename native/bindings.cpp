@@ -22,6 +22,7 @@ namespace nb = nanobind;
 
 void bind_kernels(nb::module_& m);
 void bind_loop(nb::module_& m);
+void bind_memory(nb::module_& m);
 
 namespace ostinato {
 namespace {
@@ -174,4 +175,5 @@ NB_MODULE(_native, m) {
         "PyTorch's, rather than on threads of our own.");
   bind_kernels(m);
   bind_loop(m);
+  bind_memory(m);
 }

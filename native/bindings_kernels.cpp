@@ -1,9 +1,11 @@
 // Hooks for the tests of the kernels on rows: pointwise, over features, moves, sum over rows.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -42,7 +44,7 @@ In<T> operand(const ConstMatrix<T>& a) {
   if (a.size() == 0) return {a.data(), 0, 1};  // its strides say nothing
   const int64_t step = cols_of(a) == 1 ? 1 : a.stride(1);
   require(step == 0 || step == 1, "an operand's columns must be adjacent or all the same");
-  return {a.data(), rows_of(a) == 1 ? 0 : a.stride(0), static_cast<int32_t>(step)};
+  return {a.data(), rows_of(a) == 1 ? 0 : a.stride(0), step};
 }
 
 template <class T>
@@ -115,11 +117,42 @@ void put(const std::string& isa, Matrix<T> d, ConstMatrix<T> a, Indices index) {
            cols_of(d));
 }
 
+// Operands by the operation's definition in kernels.h; normalise_grad's d has m features a group.
 template <class T>
-void sum_rows(const std::string& isa, Vector<T> acc, ConstMatrix<T> a) {
+void normalise(const std::string& op, const std::string& isa, Matrix<T> d,
+               const std::vector<ConstMatrix<T>>& operands, int64_t groups, T eps) {
+  const Kernels<T>& k = kernels_of<T>(isa.c_str());
+  require(!operands.empty() && groups > 0 && cols_of(operands[0]) % groups == 0,
+          "normalise: the features don't divide into groups");
+  const int64_t rows = rows_of(d), m = cols_of(operands[0]) / groups;
+  std::vector<In<T>> in;
+  for (const auto& a : operands) {
+    require(rows_of(a) == rows, "normalise: each operand has the destination's rows");
+    in.push_back(operand<T>(a));
+  }
+  if (op == "moments" && in.size() == 1) {
+    k.moments(d.data(), row_stride<T>(d), in[0], eps, rows, groups, m);
+  } else if (op == "normalise" && in.size() == 2) {
+    k.normalise(d.data(), row_stride<T>(d), in[0], in[1], rows, groups, m);
+  } else if (op == "normalise_grad" && in.size() == 4) {
+    k.normalise_grad(d.data(), row_stride<T>(d), in.data(), rows, groups, m);
+  } else {
+    throw std::invalid_argument("unknown operation '" + op + "' or wrong number of operands");
+  }
+}
+
+template <class T>
+void sum_rows(const std::string& isa, Vector<T> acc, ConstMatrix<T> a,
+              const std::optional<ConstMatrix<T>>& b) {
   require(rows_of(acc) == cols_of(a) && (rows_of(acc) <= 1 || acc.stride(0) == 1),
           "sum_rows: acc is (cols,), contiguous");
-  kernels_of<T>(isa.c_str()).sum_rows(acc.data(), operand<T>(a), rows_of(a), cols_of(a));
+  const Kernels<T>& k = kernels_of<T>(isa.c_str());
+  if (!b) {
+    k.sum_rows(acc.data(), operand<T>(a), rows_of(a), cols_of(a));
+    return;
+  }
+  require(rows_of(*b) == rows_of(a) && cols_of(*b) == cols_of(a), "sum_rows: a and b differ");
+  k.sum_rows_mul(acc.data(), operand<T>(a), operand<T>(*b), rows_of(a), cols_of(a));
 }
 
 // name, arity, ULP for float, ULP for double; negative: no bound in ULP.
@@ -144,7 +177,11 @@ void bind(nb::module_& m) {
   m.def("put", &put<T>, nb::arg("isa"), nb::arg("d").noconvert(), nb::arg("a").noconvert(),
         nb::arg("index"), "For tests: d = 0; d[:, index[j]] += a[:, j].");
   m.def("sum_rows", &sum_rows<T>, nb::arg("isa"), nb::arg("acc").noconvert(),
-        nb::arg("a").noconvert(), "For tests: acc += a.sum(0).");
+        nb::arg("a").noconvert(), nb::arg("b").noconvert().none() = nb::none(),
+        "For tests: acc += a.sum(0), or (a * b).sum(0).");
+  m.def("normalise", &normalise<T>, nb::arg("op"), nb::arg("isa"), nb::arg("d").noconvert(),
+        nb::arg("operands").noconvert(), nb::arg("groups"), nb::arg("eps") = T(0),
+        "For tests: moments, normalise or normalise_grad of `groups` runs a row.");
 }
 
 }  // namespace

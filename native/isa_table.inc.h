@@ -2,6 +2,7 @@
 // OSTINATO_ISA_NAME and the compiler's flags.
 #pragma once
 
+#include "features.inc.h"
 #include "gemm.inc.h"
 #include "kernels.h"
 #include "pointwise.inc.h"
@@ -15,6 +16,7 @@ Kernels<T> make_kernels() {
   kernels.isa = OSTINATO_ISA_NAME;
   fill_gemm(kernels);
   fill_pointwise(kernels);
+  fill_features(kernels);
   return kernels;
 }
 

@@ -1,5 +1,5 @@
 // What one instruction set offers the time loop: a table of function pointers for each element
-// type. The same sources (gemm.inc.h, pointwise.inc.h) are compiled once for each instruction set;
+// type. The same sources (gemm.inc.h, pointwise.inc.h, features.inc.h) are compiled once for each instruction set;
 // everything else in the engine is compiled once, for the baseline, and calls through this table.
 #pragma once
 
@@ -13,7 +13,7 @@ template <class T>
 struct In {
   const T* p;
   int64_t row_stride;
-  int32_t col_stride;
+  int64_t col_stride;
 };
 
 // Pointwise operations, in the order of the dispatch table. The names are the IR's.
@@ -51,6 +51,16 @@ struct Kernels {
   GroupFn cumsum_reverse;  // d(j) = a(j) + a(j + 1) + ... to the end of the run
   GroupFn expand;  // a: (rows, groups); d: (rows, groups * m), each feature m times
 
+  // ---- by mean and deviation of each run. moments: d: (rows, 2 * groups), the means, then each
+  // 1 / sqrt(variance + eps), here r. normalise: d = (a - mean) * r. normalise_grad: in: dy, gain, y
+  // (columns adjacent), moments; d = r * (z - mean(z) - y * mean(z * y)) with z = dy * gain. d may be
+  // the very same memory as an operand as wide as it.
+  void (*moments)(T* d, int64_t d_stride, In<T> a, T eps, int64_t rows, int64_t groups, int64_t m);
+  void (*normalise)(T* d, int64_t d_stride, In<T> a, In<T> moments, int64_t rows, int64_t groups,
+                    int64_t m);
+  void (*normalise_grad)(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t groups,
+                         int64_t m);
+
   // ---- moves: take: d(r, j) = a(r, index[j]), j < n; put: d(r, index[j]) += a(r, j), d of `width`
   // features cleared first.
   void (*take)(T* d, int64_t d_stride, In<T> a, int64_t rows, const int64_t* index, int64_t n);
@@ -59,6 +69,8 @@ struct Kernels {
 
   // ---- over rows: acc[c] += sum over r of a(r, c), c < cols, summed from the first row on.
   void (*sum_rows)(T* acc, In<T> a, int64_t rows, int64_t cols);
+  // The same of a(r, c) * b(r, c).
+  void (*sum_rows_mul)(T* acc, In<T> a, In<T> b, int64_t rows, int64_t cols);
 
   // ---- matrix products. A map of k inputs and n outputs is packed into ceil(n / panel) panels;
   // panel j holds columns [j * panel, (j + 1) * panel), k rows of `panel` elements, zeros past n.

@@ -345,18 +345,27 @@ class Body {
 
   const T* vector(int32_t id) const { return static_cast<const T*>(call_.vectors[id]); }
 
-  In<T> input(const Operand& o, int64_t u, int64_t row, int64_t tile_rows) const {
-    const int32_t col = o.broadcast ? 0 : 1;
+  // Written field by field, as kernels read it: a copy of the whole would wait for these stores.
+  void point_at(const Operand& o, int64_t u, int64_t row, int64_t tile_rows, In<T>& in) const {
+    in.col_stride = o.broadcast ? 0 : 1;
     switch (o.space) {
       case Space::kConst:
-        return {&shared_.consts[o.id], 0, 0};
+        in.p = &shared_.consts[o.id];
+        in.row_stride = 0;
+        in.col_stride = 0;
+        return;
       case Space::kVector:
-        return {vector(o.id) + o.offset, 0, col};
+        in.p = vector(o.id) + o.offset;
+        in.row_stride = 0;
+        return;
       case Space::kTile:
-        return {tile_slot(o.id, tile_rows) + o.offset, plan_.tile[o.id], col};
+        in.p = tile_slot(o.id, tile_rows) + o.offset;
+        in.row_stride = plan_.tile[o.id];
+        return;
       default: {
         const Rows rows = rows_of(o, u);
-        return {static_cast<const T*>(rows.base) + row * rows.stride, rows.stride, col};
+        in.p = static_cast<const T*>(rows.base) + row * rows.stride;
+        in.row_stride = rows.stride;
       }
     }
   }
@@ -376,13 +385,18 @@ class Body {
   }
 
   void segment_op(const SegmentOp& op, int64_t u, int64_t row, int64_t rows, int64_t tile) {
-    In<T> in[3];
-    for (int i = 0; i < op.n_src; ++i) in[i] = input(op.src[i], u, row, tile);
+    In<T> in[kMaxSources];
+    for (int i = 0; i < op.n_src; ++i) point_at(op.src[i], u, row, tile, in[i]);
     if (op.code == kCodeSumRows) {
       k_.sum_rows(worker_.sums[op.dst.id], in[0], rows, op.cols);
       return;
     }
-    const In<T> dst = input(op.dst, u, row, tile);
+    if (op.code == kCodeSumRowsMul) {
+      k_.sum_rows_mul(worker_.sums[op.dst.id], in[0], in[1], rows, op.cols);
+      return;
+    }
+    In<T> dst;
+    point_at(op.dst, u, row, tile, dst);
     T* d = const_cast<T*>(dst.p);
     if (op.code < kGroupCode) {
       k_.pointwise[op.code](d, dst.row_stride, in, rows, op.cols);
@@ -405,6 +419,15 @@ class Body {
         break;
       case kCodeExpand:
         k_.expand(d, dst.row_stride, in[0], rows, groups, op.cols / groups);
+        break;
+      case kCodeMoments:
+        k_.moments(d, dst.row_stride, in[0], *in[1].p, rows, groups, op.cols / groups);
+        break;
+      case kCodeNormalise:
+        k_.normalise(d, dst.row_stride, in[0], in[1], rows, groups, op.cols / groups);
+        break;
+      case kCodeNormaliseGrad:
+        k_.normalise_grad(d, dst.row_stride, in, rows, groups, op.cols / groups);
         break;
       case kCodeTake:
         k_.take(d, dst.row_stride, in[0], rows, plan_.tables[op.extra].data(), op.cols);

@@ -55,7 +55,9 @@ Instr read_instr(Reader& in) {
       op.extra = in.next();
       op.dst = in.operand();
       op.n_src = static_cast<int32_t>(in.next());
-      if (op.n_src < 1 || op.n_src > 3) throw std::invalid_argument("plan: 1 to 3 operands");
+      if (op.n_src < 1 || op.n_src > kMaxSources) {
+        throw std::invalid_argument("plan: 1 to 4 operands");
+      }
       for (int i = 0; i < op.n_src; ++i) op.src[i] = in.operand();
     }
     return instr;

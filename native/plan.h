@@ -49,8 +49,14 @@ enum : int32_t {
   kCodeExpand,
   kCodeTake,
   kCodePut,
+  kCodeMoments,
+  kCodeNormalise,
+  kCodeNormaliseGrad,
   kCodeSumRows,
+  kCodeSumRowsMul,
 };
+
+inline constexpr int kMaxSources = 4;
 
 struct SegmentOp {
   int32_t code;  // an Op, or one of the codes above
@@ -58,7 +64,7 @@ struct SegmentOp {
   int64_t extra;  // groups of a group function, index table of a move
   Operand dst;
   int32_t n_src;
-  Operand src[3];
+  Operand src[kMaxSources];
 };
 
 enum class InstrKind : int32_t { kGemm, kSegment, kOuter };

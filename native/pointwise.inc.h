@@ -1,5 +1,5 @@
-// Pointwise kernels, reductions and scans over features, moves, and the sum over rows, for the
-// instruction set that is being compiled (see vec.h). fill_pointwise() is the only entry.
+// Pointwise kernels and moves for the instruction set that is being compiled (see vec.h).
+// fill_pointwise() is the only entry.
 #pragma once
 
 #include "kernels.h"
@@ -129,15 +129,16 @@ struct Rows {
   }
 };
 
-// Takes the operands' modes, one by one, into the type.
+// Takes into the type which operands are one value a row; bit i of `flat` stands for operand i.
 template <class T, class F, bool... Flat>
-static void by_mode(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t cols) {
+static OSTINATO_INLINE void by_mode(T* d, int64_t d_stride, const In<T>* in, int64_t rows,
+                                    int64_t cols, unsigned flat) {
   constexpr int done = sizeof...(Flat);
   if constexpr (done < F::arity) {
-    if (in[done].col_stride == 0) {
-      by_mode<T, F, Flat..., true>(d, d_stride, in, rows, cols);
+    if (flat >> done & 1u) {
+      by_mode<T, F, Flat..., true>(d, d_stride, in, rows, cols, flat);
     } else {
-      by_mode<T, F, Flat..., false>(d, d_stride, in, rows, cols);
+      by_mode<T, F, Flat..., false>(d, d_stride, in, rows, cols, flat);
     }
   } else if constexpr (F::arity == 1) {
     Rows<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0);
@@ -151,134 +152,28 @@ static void by_mode(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64
 template <class T, class F>
 static void pointwise(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t cols) {
   if (rows == 0 || cols == 0) return;
-  In<T> operand[F::arity];
   bool one = d_stride == cols || rows == 1;  // whether the rows are one long row
+  unsigned flat = 0;
+  // Field by field: an operand copied as a whole waits for the stores that have just written it.
   for (int i = 0; i < F::arity; ++i) {
-    In<T>& a = operand[i] = in[i];
     // A column: its elements may as well be adjacent as the same for the row.
-    if (cols == 1) a.col_stride = a.row_stride == 1;
-    one = one && (rows == 1 || a.row_stride == cols * a.col_stride);
+    const bool adjacent = cols == 1 ? in[i].row_stride == 1 : in[i].col_stride != 0;
+    flat |= adjacent ? 0u : 1u << i;
+    one = one && (rows == 1 || in[i].row_stride == (adjacent ? cols : 0));
   }
   if (one) {
     cols *= rows;
     rows = 1;
   }
-  by_mode<T, F>(d, d_stride, operand, rows, cols);
+  by_mode<T, F>(d, d_stride, in, rows, cols, flat);
 }
 
-// ---- over features
+// ---- moves
 
 template <class T>
 static OSTINATO_INLINE const T* row_of(const In<T>& a, int64_t r) {
   return a.p + r * a.row_stride;
 }
-
-template <class T>
-struct SumOf {
-  static constexpr T start = 0;
-  static OSTINATO_INLINE VecOf<T> join(VecOf<T> a, VecOf<T> b) { return a + b; }
-  static OSTINATO_INLINE T join(T a, T b) { return a + b; }
-};
-
-template <class T>
-struct MaxOf {
-  static constexpr T start = -Num<T>::inf;
-  static OSTINATO_INLINE VecOf<T> join(VecOf<T> a, VecOf<T> b) { return MaxOp<T>::apply(a, b); }
-  static OSTINATO_INLINE T join(T a, T b) { return a != a || a > b ? a : b; }
-};
-
-template <class T, class J>
-static OSTINATO_INLINE T reduce_run(const T* p, int64_t m) {
-  constexpr int W = Vec<T>::width;
-  using V = VecOf<T>;
-  if (m < W) {
-    T all = J::start;
-    for (int64_t i = 0; i < m; ++i) all = J::join(all, p[i]);
-    return all;
-  }
-  V part[4];
-  for (V& v : part) v = broadcast<T>(J::start);
-  int64_t i = 0;
-  for (; i + 4 * W <= m; i += 4 * W) {
-    for (int j = 0; j < 4; ++j) part[j] = J::join(part[j], load(p + i + j * W));
-  }
-  for (; i + W <= m; i += W) part[0] = J::join(part[0], load(p + i));
-  const V all = J::join(J::join(part[0], part[1]), J::join(part[2], part[3]));
-  T lane[W];
-  store(lane, all);
-  for (int half = W / 2; half > 0; half /= 2) {
-    for (int k = 0; k < half; ++k) lane[k] = J::join(lane[k], lane[k + half]);
-  }
-  for (; i < m; ++i) lane[0] = J::join(lane[0], p[i]);
-  return lane[0];
-}
-
-template <class T, class J>
-static void reduce(T* d, int64_t d_stride, In<T> a, int64_t rows, int64_t groups, int64_t m) {
-  for (int64_t r = 0; r < rows; ++r, d += d_stride) {
-    const T* p = row_of(a, r);
-    for (int64_t g = 0; g < groups; ++g) {
-      if (a.col_stride) {
-        d[g] = reduce_run<T, J>(p + g * m, m);
-      } else {
-        T all = J::start;
-        for (int64_t i = 0; i < m; ++i) all = J::join(all, *p);
-        d[g] = all;
-      }
-    }
-  }
-}
-
-// Runs are added up four at a time, since one alone waits for its own last sum; in double, as
-// torch does.
-template <class T, bool Reverse>
-static void cumsum(T* d, int64_t d_stride, In<T> a, int64_t rows, int64_t groups, int64_t m) {
-  constexpr int kTogether = 4;
-  const int64_t runs = rows * groups, step = a.col_stride;
-  for (int64_t first = 0; first < runs; first += kTogether) {
-    const int64_t n = runs - first < kTogether ? runs - first : kTogether;
-    const T* from[kTogether];
-    T* to[kTogether];
-    double sum[kTogether] = {};
-    for (int64_t j = 0; j < kTogether; ++j) {
-      const int64_t run = first + (j < n ? j : 0);
-      const int64_t r = run / groups, at = run % groups * m;
-      from[j] = row_of(a, r) + at * step;
-      to[j] = d + r * d_stride + at;
-    }
-    for (int64_t k = 0; k < m; ++k) {
-      const int64_t i = Reverse ? m - 1 - k : k;
-      if (n == kTogether) {
-        for (int j = 0; j < kTogether; ++j) sum[j] += from[j][i * step];
-        for (int j = 0; j < kTogether; ++j) to[j][i] = static_cast<T>(sum[j]);
-      } else {
-        for (int64_t j = 0; j < n; ++j) {
-          sum[j] += from[j][i * step];
-          to[j][i] = static_cast<T>(sum[j]);
-        }
-      }
-    }
-  }
-}
-
-template <class T>
-static void expand(T* d, int64_t d_stride, In<T> a, int64_t rows, int64_t groups, int64_t m) {
-  constexpr int W = Vec<T>::width;
-  for (int64_t r = 0; r < rows; ++r, d += d_stride) {
-    const T* p = row_of(a, r);
-    for (int64_t g = 0; g < groups; ++g) {
-      const T value = p[g * a.col_stride];
-      T* to = d + g * m;
-      if (m < W) {
-        for (int64_t i = 0; i < m; ++i) to[i] = value;
-      } else {
-        one_row<T, CopyOp<T>>(to, m, RowOf<T, true>({&value, 0, 0}, 0));
-      }
-    }
-  }
-}
-
-// ---- moves
 
 template <class T>
 static void take(T* d, int64_t d_stride, In<T> a, int64_t rows, const int64_t* index, int64_t n) {
@@ -298,40 +193,6 @@ static void put(T* d, int64_t d_stride, In<T> a, int64_t rows, const int64_t* in
   }
 }
 
-// ---- over rows
-
-// Columns c..c + Count vectors, the last of `n` elements if n is not 0.
-template <class T, int Count>
-static OSTINATO_INLINE void sum_block(T* acc, const In<T>& a, int64_t rows, int64_t c) {
-  constexpr int W = Vec<T>::width;
-  VecOf<T> sum[Count] = {};
-  const T* p = a.p + c;
-  for (int64_t r = 0; r < rows; ++r, p += a.row_stride) {
-    for (int j = 0; j < Count; ++j) sum[j] += load(p + j * W);
-  }
-  for (int j = 0; j < Count; ++j) store(acc + c + j * W, load(acc + c + j * W) + sum[j]);
-}
-
-template <class T>
-static void sum_rows(T* acc, In<T> a, int64_t rows, int64_t cols) {
-  constexpr int W = Vec<T>::width;
-  int64_t c = 0;
-  if (a.col_stride == 0) {
-    T sum = 0;
-    for (int64_t r = 0; r < rows; ++r) sum += *row_of(a, r);
-    for (; c < cols; ++c) acc[c] += sum;
-    return;
-  }
-  for (; c + 8 * W <= cols; c += 8 * W) sum_block<T, 8>(acc, a, rows, c);
-  for (; c + 2 * W <= cols; c += 2 * W) sum_block<T, 2>(acc, a, rows, c);
-  for (; c + W <= cols; c += W) sum_block<T, 1>(acc, a, rows, c);
-  if (const int64_t n = cols - c; n > 0) {
-    VecOf<T> sum{};
-    for (int64_t r = 0; r < rows; ++r) sum += load(row_of(a, r) + c, n);
-    store(acc + c, load(static_cast<const T*>(acc + c), n) + sum, n);
-  }
-}
-
 // ---- the table
 
 template <class T, template <class> class... F>
@@ -341,7 +202,7 @@ static void fill_ops(typename Kernels<T>::PointwiseFn* table) {
   for (int i = 0; i < static_cast<int>(Op::kCount); ++i) table[i] = all[i];
 }
 
-// Sets k's vector_width and every member from `pointwise` to `sum_rows`.
+// Sets k's vector_width, `pointwise`, `take` and `put`.
 template <class T>
 void fill_pointwise(Kernels<T>& k) {
   k.vector_width = Vec<T>::width;
@@ -350,14 +211,8 @@ void fill_pointwise(Kernels<T>& k) {
            LogOp, Log1pOp, SinOp, CosOp, TanhOp, SigmoidOp, ErfOp, ReluOp, AddOp, SubOp, MulOp,
            DivOp, MaxOp, MinOp, PowOp, LtOp, LeOp, GtOp, GeOp, EqOp, NeOp, WhereOp, MulAddOp,
            NegMulAddOp, SigmoidGradOp, TanhGradOp, ReluGradOp>(k.pointwise);
-  k.sum = reduce<T, SumOf<T>>;
-  k.amax = reduce<T, MaxOf<T>>;
-  k.cumsum = cumsum<T, false>;
-  k.cumsum_reverse = cumsum<T, true>;
-  k.expand = expand<T>;
   k.take = take<T>;
   k.put = put<T>;
-  k.sum_rows = sum_rows<T>;
 }
 
 }  // namespace ostinato::OSTINATO_ISA_NS

@@ -149,6 +149,12 @@ def _linear(k: Leaves) -> Value:
     return b.cat([wide, b.linear(wide, k.blocks, True, 2), z])
 
 
+def _normalised(k: Leaves) -> Value:
+    b = k.b
+    spread = b.expand(b.reduce("sum", b.normalise(k.h, 1, 0.1) * k.v, 1), N)
+    return b.cat([*(b.normalise(k.x, g, 0.1) * k.v for g in (1, 2, N)), b.normalise(spread, 2, 0.1)])
+
+
 PROGRAMS: dict[str, Callable[[Leaves], Value]] = {
     **{op: unary(op) for op, s in OPS.items() if s.group is Group.POINTWISE and s.arity == 1},
     **{op: binary(op) for op, s in OPS.items() if s.group is Group.POINTWISE and s.arity == 2},
@@ -156,6 +162,9 @@ PROGRAMS: dict[str, Callable[[Leaves], Value]] = {
     "sum": lambda k: k.b.cat([k.b.reduce("sum", k.x, g) for g in (1, 2, 3)]),
     "amax": lambda k: k.b.cat([k.b.reduce("amax", k.x, g) for g in (1, 2, 3)]),
     "cumsum": lambda k: k.b.cat([k.b.cumsum(k.x, g, r) for g in (1, 2) for r in (True, False)]),
+    "moments": _normalised,
+    "normalise": _normalised,
+    "normalise_grad": _normalised,
     "slice": _overlapping,
     "cat": _moves,
     "take": _moves,
@@ -179,11 +188,12 @@ def test_tables_are_complete():
             continue
         assert op in FUNCTIONS
         assert op in PROGRAMS
-        assert (op in VJP) == (spec.group is not Group.ROWS and op != "slice")
+        backward_only = spec.group is Group.ROWS or op == "normalise_grad"
+        assert (op in VJP) == (not backward_only and op != "slice")
     assert set(VJP) | set(FUNCTIONS) <= set(OPS)
 
 
-@pytest.mark.parametrize("op", ["sigmoid", "erf", "rsqrt", "div", "pow", "amax", "linear", "slice"])
+@pytest.mark.parametrize("op", ["sigmoid", "erf", "rsqrt", "div", "pow", "amax", "linear", "slice", "normalise"])
 def test_finite_differences(op):
     program = program_of(PROGRAMS[op])
     x, h = (draw(k, 2, N, positive=True) for k in (1, 2))
@@ -302,6 +312,7 @@ def test_simplifications():
     assert b.gather(x, np.arange(8)).same(x)
     assert b.gather(x, np.repeat(np.arange(8), 3)).same(b.expand(x, 24))
     assert b.gather(b.gather(x, np.arange(8)[::-1]), np.arange(8)[::-1]).same(x)
+    assert b.normalise(b.fill(2.0, 6), 2, 0.1).same(b.fill(0.0, 6))
     assert b.op("exp", b.const(0.0)).constant == 1.0
     assert (b.fill(2.0, 3) * 4.0).same(b.fill(8.0, 3))
     assert (x * b.fill(2.0, 8)).same(x * 2.0)

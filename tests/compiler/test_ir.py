@@ -21,6 +21,7 @@ def graph() -> tuple[Graph, dict[str, int]]:
         "s": g.add("static", index=3, kind=Kind.SCALAR, shape=()),
         "one": g.const(1.0),
     }
+    names["o"] = g.add("moments", names["x"], groups=1, eps=0.1)
     return g, names
 
 
@@ -30,6 +31,9 @@ LEGAL = [
     ("add", "xs", {}, (4,)),
     ("sum", "h", {"groups": 3}, (3,)),
     ("cumsum", "h", {"groups": 2, "reverse": True}, (6,)),
+    ("moments", "h", {"groups": 3, "eps": 0.1}, (6,)),
+    ("normalise", "xo", {}, (4,)),
+    ("normalise_grad", "xxo", {}, (4,)),
     ("slice", "h", {"start": 1, "stop": 3}, (2,)),
     ("cat", "xh", {}, (10,)),
     ("take", "x", {"index": (3, 3, 0, 1, 2)}, (5,)),
@@ -52,6 +56,9 @@ ILLEGAL = [
     ("add", "vs", {}, "belongs into the preparation"),
     ("sum", "h", {"groups": 4}, "don't divide"),
     ("sum", "v", {"groups": 1}, "acts on rows"),
+    ("normalise", "xh", {}, "4. features, 6 moments"),
+    ("normalise", "xv", {}, "acts on rows"),
+    ("normalise_grad", "xho", {}, "4, 6. features, 2 moments"),
     ("cat", "xv", {}, "acts on rows"),
     ("slice", "x", {"start": 1, "stop": 5}, "slice 1:5"),
     ("expand", "x", {"width": 6}, "expand 4"),

@@ -22,6 +22,13 @@ def test_meaning_of_moves_and_reductions():
     assert f["amax"](a, groups=3).tolist() == [[2.0, 4.0, 6.0]]
     assert f["cumsum"](a, groups=2, reverse=False).tolist() == [[1, 3, 6, 4, 9, 15]]
     assert f["cumsum"](a, groups=2, reverse=True).tolist() == [[6, 5, 3, 15, 11, 6]]
+    moments = f["moments"](a, groups=2, eps=0.0)
+    deviation = (2 / 3) ** 0.5
+    assert moments.tolist() == [[2, 5, pytest.approx(1 / deviation), pytest.approx(1 / deviation)]]
+    normal = f["normalise"](a, moments)
+    assert normal[0, 3:].tolist() == pytest.approx([-1 / deviation, 0, 1 / deviation])
+    grad = f["normalise_grad"](torch.tensor([[1.0, 0, 0, 0, 0, 0]]), normal, moments)
+    assert grad[0].tolist() == pytest.approx([v / deviation for v in (1 / 6, -1 / 3, 1 / 6, 0, 0, 0)])
     assert f["take"](a, index=(5, 0, 0)).tolist() == [[6, 1, 1]]
     assert f["put"](a, index=(0, 0, 2, 2, 2, 1), width=4).tolist() == [[3, 6, 12, 0]]
     assert f["expand"](a[:, :2], width=6).tolist() == [[1, 1, 1, 2, 2, 2]]

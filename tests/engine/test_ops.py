@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from helpers import assert_same_run, random_input, randomise, run_and_differentiate
 from ostinato import Recurrent, _native
@@ -78,6 +79,12 @@ USES: dict[str, Callable[[Tensor, Tensor, nn.Module], Tensor]] = {
     "sum": lambda z, h, m: z + h.sum(-1, keepdim=True),
     "amax": lambda z, h, m: z - torch.amax(h.view(-1, 2, H // 2), -1).repeat_interleave(H // 2, -1),
     "cumsum": lambda z, h, m: z + torch.cumsum(h, -1).flip(-1),
+    "moments": lambda z, h, m: functional.layer_norm(z, (H,), m.v, None, 0.1) + h,
+    "normalise": lambda z, h, m: functional.group_norm(z + h, 2, m.v, m.v, 0.2),
+    # in the gradient; of a sum, which gives each feature the same gradient
+    "normalise_grad": lambda z, h, m: functional.layer_norm(z, (H,)).sum(-1, keepdim=True) + (
+        functional.layer_norm(h * m.v, (H,)) * z.sum(-1, keepdim=True)
+    ),
     "slice": lambda z, h, m: torch.cat([z[:, :2], h[:, 2:]], -1),
     "cat": lambda z, h, m: torch.cat([h[:, 3:], z[:, 1:4]], -1),
     "take": lambda z, h, m: z + h[:, MIXED],

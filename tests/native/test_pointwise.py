@@ -272,22 +272,89 @@ def test_moves(dtype: str, isa: str, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_sum_rows(dtype: str, isa: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("m", [1, 2, 7, 16, 17, 40, 67])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_normalise(groups: int, m: int, dtype: str, isa: str, rng: np.random.Generator) -> None:
+    """The three operations on one another's results, each row with another mean and deviation."""
+    cols, eps = groups * m, float(np.finfo(dtype).eps)
+    for rows in (0, 1, 3):
+        for gap in (0, 2):
+            a = rng.normal(0, 1, (rows, cols + gap)) * (np.arange(rows)[:, None] + 1) + 2
+            a, dy, gain = (z.astype(dtype)[:, :cols] for z in (a, rng.normal(0, 1, a.shape), a + 1))
+            runs = a.astype(np.float64).reshape(rows, groups, m)
+            scale = 1 / np.sqrt(runs.var(-1, keepdims=True) + 0.1)
+            normal = (runs - runs.mean(-1, keepdims=True)) * scale
+            moments = np.full((rows, 2 * groups + gap), np.nan, dtype)
+            _native.normalise("moments", isa, moments[:, : 2 * groups], [a], groups, 0.1)
+            want = np.concatenate([runs.mean(-1), scale[..., 0]], 1)
+            np.testing.assert_allclose(moments[:, : 2 * groups], want, rtol=8 * eps, atol=40 * eps)
+            y = np.full((rows, cols + gap), np.nan, dtype)
+            _native.normalise("normalise", isa, y[:, :cols], [a, moments[:, : 2 * groups]], groups)
+            wide = normal.reshape(rows, cols)
+            np.testing.assert_allclose(y[:, :cols], wide, rtol=0, atol=60 * eps)
+            every = [(dy, gain), (dy, np.broadcast_to(gain[:1], gain.shape))]
+            column = np.broadcast_to(dy[:, :1], dy.shape)
+            every += [(column, gain), (column, np.broadcast_to(gain[:1, :1], gain.shape))]
+            for g, v in every:
+                z = (g.astype(np.float64) * v).reshape(rows, groups, m)
+                slope = (z * normal).mean(-1, keepdims=True)
+                want = (z - z.mean(-1, keepdims=True) - normal * slope) * scale
+                d = np.full((rows, cols + gap), np.nan, dtype)
+                operands = [g, v, y[:, :cols], moments[:, : 2 * groups]]
+                _native.normalise("normalise_grad", isa, d[:, :cols], operands, groups)
+                np.testing.assert_allclose(
+                    d[:, :cols], want.reshape(rows, cols), rtol=0, atol=1000 * eps
+                )
+                assert np.isnan(np.concatenate([d, y, moments], 1)[:, [cols, -1][:gap]]).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_normalise_in_place_and_of_one_value(dtype: str, isa: str) -> None:
+    a = np.arange(20, dtype=dtype).reshape(2, 10) ** 2
+    moments = np.empty((2, 4), dtype)
+    _native.normalise("moments", isa, moments, [a], 2, 0.5)
+    want = np.empty_like(a)
+    _native.normalise("normalise", isa, want, [a, moments], 2)
+    _native.normalise("normalise", isa, a, [a, moments], 2)
+    np.testing.assert_array_equal(a, want)
+    dy = np.cos(np.arange(20, dtype=dtype)).reshape(2, 10)
+    _native.normalise("normalise_grad", isa, want, [dy, dy, a, moments], 2)
+    for place in (a, dy):
+        operands = [dy.copy(), dy.copy(), a.copy(), moments]
+        operands[0 if place is dy else 2] = place
+        kept = place.copy()
+        _native.normalise("normalise_grad", isa, place, operands, 2)
+        np.testing.assert_array_equal(place, want)
+        place[:] = kept
+    same = np.broadcast_to(np.array([[3], [4]], dtype), (2, 10))
+    _native.normalise("moments", isa, moments, [same], 2, 0.25)
+    np.testing.assert_array_equal(moments, [[3, 3, 2, 2], [4, 4, 2, 2]])
+    _native.normalise("normalise", isa, want, [same, moments], 2)
+    np.testing.assert_array_equal(want, 0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("products", [False, True])
+def test_sum_rows(products: bool, dtype: str, isa: str, rng: np.random.Generator) -> None:
     v = _width(dtype, isa)
     for cols in (0, 1, v - 1, v, v + 1, 3 * v + 2, 11 * v + 5):
         for rows in (0, 1, 2, 9):
             for gap in (0, 3):
-                a = rng.normal(0, 1, (rows, cols + gap)).astype(dtype)[:, :cols]
+                # few bits, so that products are exact
+                a, b = np.round(rng.normal(0, 9, (2, rows, cols + gap))).astype(dtype)[..., :cols]
                 acc = rng.normal(0, 1, cols).astype(dtype)
                 total = np.zeros(cols, dtype)
-                for row in a:  # from the first row on
+                for row in a * b if products else a:  # from the first row on
                     total = total + row
                 want = acc + total
-                _native.sum_rows(isa, acc, a)
+                _native.sum_rows(isa, acc, a, b if products else None)
                 np.testing.assert_array_equal(acc, want)
     acc = np.ones(5, dtype)
-    _native.sum_rows(isa, acc, np.broadcast_to(np.array([[1], [2]], dtype), (2, 5)))
-    np.testing.assert_array_equal(acc, np.full(5, 4, dtype))
+    column = np.broadcast_to(np.array([[1], [2]], dtype), (2, 5))
+    _native.sum_rows(isa, acc, column, column if products else None)
+    np.testing.assert_array_equal(acc, np.full(5, 6 if products else 4, dtype))
 
 
 def test_bad_names() -> None:

@@ -301,6 +301,16 @@ class Builder:
         """Running sums along each of ``groups`` equal runs."""
         return self._add("cumsum", a, groups=groups, reverse=reverse)
 
+    def normalise(self, a: Value, groups: int, eps: float) -> Value:
+        """Each of ``groups`` equal runs less its mean, over the root of its variance and ``eps``."""
+        if a.constant is not None:
+            return self.fill(0.0 * a.constant, a.width)
+        return self._add("normalise", a, self._add("moments", a, groups=groups, eps=eps))
+
+    def normalise_grad(self, g: Value, y: Value, moments: Value) -> Value:
+        """The gradient of what was normalised to ``y``, from that of ``y``."""
+        return self._add("normalise_grad", g, y, moments)
+
     # ---- maps
 
     def linear(self, a: Value, matrix: Value, transposed: bool, groups: int = 1) -> Value:

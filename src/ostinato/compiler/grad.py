@@ -127,6 +127,10 @@ def _cumsum(c: Context, g: Value) -> Gradients:
     return (c.builder.cumsum(g, c.node.attrs["groups"], not c.node.attrs["reverse"]),)
 
 
+def _normalise(c: Context, g: Value) -> Gradients:
+    return c.builder.normalise_grad(g, c.result, c.args[1]), None
+
+
 def _cat(c: Context, g: Value) -> Gradients:
     parts, start = [], 0
     for arg in c.args:
@@ -175,6 +179,7 @@ VJP: dict[str, Rule] = {
     "sum": _sum,
     "amax": _amax,
     "cumsum": _cumsum,
+    "normalise": _normalise,
     "cat": _cat,
     "take": lambda c, g: (c.builder.put(g, c.node.attrs["index"], c.args[0].width),),
     "put": lambda c, g: (
@@ -182,12 +187,20 @@ VJP: dict[str, Rule] = {
     ),
     "expand": lambda c, g: (c.builder.reduce("sum", g, c.args[0].width),),
     "linear": _linear,
-    **dict.fromkeys(("stop", "sign", "floor", "lt", "le", "gt", "ge", "eq", "ne"), _none),
+    # what goes through moments is in the gradient of normalise, their only user
+    **dict.fromkeys(
+        ("stop", "sign", "floor", "lt", "le", "gt", "ge", "eq", "ne", "moments"), _none
+    ),
 }
 
 #: Operations whose rules need the gradient at full width; to the others one feature may stand for
 #: many equal ones.
-_FULL_WIDTH = frozenset({"cumsum", "cat", "take", "put", "expand", "linear", "slice"})
+_FULL_WIDTH = frozenset(
+    {"cumsum", "normalise", "cat", "take", "put", "expand", "linear", "slice"}
+)
+
+#: Operations that don't broadcast an argument of one feature.
+_OWN_WIDTH = frozenset({"sum", "amax", "normalise", "linear", "cat", "expand"})
 
 
 def differentiate(program: Program) -> Backward:
@@ -306,7 +319,7 @@ class _Differentiation:
             if arg.kind is Kind.MATRIX:
                 self.matrices[node.args[i]].append(piece)
                 continue
-            if arg.width == 1 and node.op not in ("sum", "linear", "cat", "expand", "amax"):
+            if arg.width == 1 and node.op not in _OWN_WIDTH:
                 # The argument was broadcast to the node's features.
                 if piece.width > 1:
                     piece = self.builder.reduce("sum", piece, 1)

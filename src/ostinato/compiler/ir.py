@@ -44,6 +44,7 @@ class Group(enum.Enum):
     POINTWISE = "pointwise"
     REDUCE = "reduce"  # over the features of a row
     SCAN = "scan"  # along the features of a row
+    NORMALISE = "normalise"  # a row by its own mean and deviation
     MOVE = "move"  # rearranges the features of a row
     LINEAR = "linear"  # row times matrix
     ROWS = "rows"  # reduces over rows (and, run through time, over steps) to a gradient
@@ -119,6 +120,14 @@ OPS: dict[str, OpSpec] = {
     "amax": OpSpec(Group.REDUCE, 1, ("groups",), 1.0),
     # along features, within each of `groups` equal runs
     "cumsum": OpSpec(Group.SCAN, 1, ("groups", "reverse"), 4.0),
+    # by mean and deviation: (B, g*m) -> (B, 2*g), the mean of each of g runs, then each
+    # 1 / sqrt(var + eps) of the population variance
+    "moments": OpSpec(Group.REDUCE, 1, ("groups", "eps"), 2.0),
+    # args a, moments(a): (a - mean) / sqrt(var + eps). Its gradient counts what goes through the
+    # moments, which have none of their own
+    "normalise": OpSpec(Group.NORMALISE, 2, (), 2.0),
+    # backward: args g, y = normalise(a, moments), moments: the gradient of a
+    "normalise_grad": OpSpec(Group.NORMALISE, 3, (), 4.0),
     # moves
     "slice": OpSpec(Group.MOVE, 1, ("start", "stop"), 0.0),
     "cat": OpSpec(Group.MOVE, None, (), 0.5),
@@ -224,7 +233,11 @@ def _infer(
         groups = attrs["groups"]
         if groups < 1 or row.width % groups:
             raise IRError(f"{op}: {row.width} features don't divide into {groups} groups")
-        return Kind.ROW, ((groups,) if spec.group is Group.REDUCE else row.shape)
+        if spec.group is Group.SCAN:
+            return Kind.ROW, row.shape
+        return Kind.ROW, (2 * groups if op == "moments" else groups,)
+    if spec.group is Group.NORMALISE:
+        return Kind.ROW, (_normalised_width(op, args),)
     if spec.group is Group.MOVE:
         return Kind.ROW, (_moved_width(op, args, attrs),)
     if spec.group is Group.LINEAR:
@@ -246,6 +259,16 @@ def _infer_pointwise(op: str, args: list[Node]) -> tuple[Kind, tuple[int, ...]]:
         if a.kind is Kind.MATRIX or a.width not in (1, width):
             raise IRError(f"{op}: {[(b.kind.value, b.shape) for b in args]} don't broadcast")
     return Kind.ROW, (width,)
+
+
+def _normalised_width(op: str, args: list[Node]) -> int:
+    *wide, moments = args
+    if any(a.kind is not Kind.ROW for a in args):
+        raise IRError(f"{op} acts on rows, got {[a.kind.value for a in args]}")
+    groups, odd = divmod(moments.width, 2)
+    if len({a.width for a in wide}) > 1 or odd or not groups or wide[0].width % groups:
+        raise IRError(f"{op}: {[a.width for a in wide]} features, {moments.width} moments")
+    return wide[0].width
 
 
 def _moved_width(op: str, args: list[Node], attrs: dict[str, Any]) -> int:

@@ -253,11 +253,6 @@ def _logsumexp(call: Call) -> Results:
     return [g.reduced(b.op("log", g.sum(e)) + top)]
 
 
-def _normalised(g: _Groups, eps: float) -> Value:
-    var, mean = _variance(g, 0.0)
-    return (g.value - g.over(mean)) * g.over(g.value.builder.op("rsqrt", var + eps))
-
-
 def _affine(call: Call, g: _Groups, v: Value, shape: tuple[int, ...]) -> Lowered:
     """``v * weight + bias``, each of ``shape``, broadcast against the tensor's feature shape."""
     result = g.whole(v)
@@ -276,7 +271,7 @@ def _affine(call: Call, g: _Groups, v: Value, shape: tuple[int, ...]) -> Lowered
 def _layer_norm(call: Call) -> Results:
     shape = tuple(call["normalized_shape"])
     g = _groups(call, list(range(-len(shape), 0)), "input")
-    result = _affine(call, g, _normalised(g, call["eps"]), shape)
+    result = _affine(call, g, g.value.builder.normalise(g.value, g.groups, call["eps"]), shape)
     return [result, *_internal(call)]
 
 
@@ -289,7 +284,7 @@ def _group_norm(call: Call) -> Results:
     order = np.arange(width, dtype=np.int64)
     g = _Groups(call, rows, rows.gather(), count, width // count, order, ())
     shape = (channels, *[1] * (len(rows.shape) - 2))
-    result = _affine(call, g, _normalised(g, call["eps"]), shape)
+    result = _affine(call, g, g.value.builder.normalise(g.value, g.groups, call["eps"]), shape)
     return [result, *_internal(call)]
 
 

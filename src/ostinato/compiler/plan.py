@@ -142,11 +142,15 @@ class _Chooser:
         self._in_output = {k for k in history if self.program.new_state[k] == self.program.output}
         free = {self.program.output} | {self.program.new_state[k] for k in history}
         kept: set[int] = set()
+        there = set(free)  # in the backward step anyway
         for number in sorted(needed):
             if number in free or OPS[self.forward[number].op].group is Group.LEAF:
                 continue
-            if self._cost_again(number, free | kept) > KEEP_COST * self.forward[number].width:
+            work = self._work_again(number, there)
+            if self._cost(work) > KEEP_COST * self.forward[number].width:
                 kept.add(number)
+                work = {number}
+            there |= work
         self._free = free
         self._kept = {n for n in kept if not self._covered(n, kept)}
         self.history = tuple(sorted(history - self._in_output))
@@ -157,22 +161,27 @@ class _Chooser:
         node = self.forward[number]
         return node.op == "slice" and node.args[0] in kept
 
-    def _cost_again(self, number: int, there: set[int]) -> float:
-        total = 0.0
-        seen = set()
+    def _work_again(self, number: int, there: set[int]) -> set[int]:
+        """The forward nodes that computing one again takes, from those that are ``there``."""
+        work: set[int] = set()
         stack = [number]
         while stack:
             current = stack.pop()
-            if current in there or current in seen:
-                continue
-            seen.add(current)
-            node = self.forward[current]
+            if current not in there and current not in work:
+                work.add(current)
+                stack.extend(self.forward[current].args)
+        return work
+
+    def _cost(self, work: set[int]) -> float:
+        total = 0.0
+        for number in work:
+            node = self.forward[number]
             if node.op == "linear" or (
                 node.op == "state" and node.attrs["index"] not in self._history
             ):
                 return float("inf")
-            total += OPS[node.op].cost * node.width
-            stack.extend(node.args)
+            widths = [self.forward[a].width for a in node.args]
+            total += OPS[node.op].cost * max([node.width, *widths])
         return total
 
     # -- the backward step ---------------------------------------------------------------------

@@ -106,6 +106,8 @@ FUSED = {
     "sigmoid_grad": "mul(mul(g, y), sub(1, y))",
     "tanh_grad": "mul(g, sub(1, mul(y, y)))",
     "relu_grad": "where(gt(y, 0), g, 0)",
+    "sum_rows_mul": "sum_rows(mul(a, b))",
+    "normalise_grad_mul": "normalise_grad(mul(a, b), y, moments)",
 }
 
 
@@ -305,6 +307,12 @@ class _Scheduler:
             return self._match_activation_gradient(node)
         elif node.op == "where":
             return self._match_relu_gradient(node)
+        elif node.op in ("sum_rows", "normalise_grad"):
+            product, *rest = node.args
+            factors = self.nodes[product].args
+            alike = all(self.nodes[f].width == node.width for f in factors)
+            if self._is_product(product, node.width) and alike:
+                return f"{node.op}_mul", (*factors, *rest), [product]
         return None
 
     def _is_product(self, number: int, width: int) -> bool:

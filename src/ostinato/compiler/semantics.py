@@ -21,6 +21,23 @@ def _cumsum(a: Tensor, groups: int, reverse: bool) -> Tensor:
     return done.reshape(a.shape)
 
 
+def _moments(a: Tensor, groups: int, eps: float) -> Tensor:
+    var, mean = torch.var_mean(_reduced(a, groups), -1, correction=0)
+    return torch.cat([mean, torch.rsqrt(var + eps)], 1)
+
+
+def _normalise(a: Tensor, moments: Tensor) -> Tensor:
+    mean, scale = moments.unsqueeze(-1).chunk(2, 1)
+    return ((_reduced(a, mean.shape[1]) - mean) * scale).reshape(a.shape)
+
+
+def _normalise_grad(g: Tensor, y: Tensor, moments: Tensor) -> Tensor:
+    scale = moments.unsqueeze(-1).chunk(2, 1)[1]
+    runs, normal = (_reduced(t, scale.shape[1]) for t in (g, y))
+    slope = (runs * normal).mean(-1, keepdim=True)
+    return ((runs - runs.mean(-1, keepdim=True) - normal * slope) * scale).reshape(g.shape)
+
+
 def _put(a: Tensor, index: tuple[int, ...], width: int) -> Tensor:
     target = torch.tensor(index, dtype=torch.int64, device=a.device)
     return a.new_zeros(a.shape[0], width).index_add(1, target, a)
@@ -80,6 +97,9 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "sum": lambda a, groups: _reduced(a, groups).sum(-1),
     "amax": lambda a, groups: _reduced(a, groups).amax(-1),
     "cumsum": _cumsum,
+    "moments": _moments,
+    "normalise": _normalise,
+    "normalise_grad": _normalise_grad,
     "slice": lambda a, start, stop: a[:, start:stop],
     "cat": lambda *a: torch.cat(a, 1),
     "take": lambda a, index: a[:, list(index)],

@@ -263,4 +263,5 @@ def _elements(nodes: Sequence[Node], compute: Compute) -> int:
     group = OPS[node.op].group
     if group in (Group.REDUCE, Group.ROWS):
         return nodes[node.args[0]].width
-    return node.width if group in (Group.POINTWISE, Group.SCAN) and node.kind is Kind.ROW else 0
+    alike = (Group.POINTWISE, Group.SCAN, Group.NORMALISE)
+    return node.width if group in alike and node.kind is Kind.ROW else 0

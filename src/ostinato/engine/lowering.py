@@ -76,10 +76,13 @@ _POINTWISE = """
     add sub mul div max min pow lt le gt ge eq ne
     where mul_add neg_mul_add sigmoid_grad tanh_grad relu_grad
 """
-_GROUPED = "sum amax cumsum cumsum_reverse expand take put sum_rows"
+_OTHERS = """
+    sum amax cumsum cumsum_reverse expand take put moments normalise normalise_grad sum_rows
+    sum_rows_mul
+"""
 #: Numbers of the operations: ``native/kernels.h``'s ``Op``, then ``native/plan.h``'s codes.
 _CODES = {name: code for code, name in enumerate(_POINTWISE.split())}
-_CODES |= {name: 100 + i for i, name in enumerate(_GROUPED.split())}
+_CODES |= {name: 100 + i for i, name in enumerate(_OTHERS.split())}
 _GEMM, _SEGMENT, _OUTER = 0, 1, 2
 _END_OF_PHASE = 1 << 30
 
@@ -231,7 +234,7 @@ class _Lowering:
         ends: dict[int, list[int]] = defaultdict(list)
         for index, compute in enumerate(segment.ops):
             number = compute.node
-            if compute.op == "sum_rows":
+            if self.nodes[number].op == "sum_rows":
                 self.place[number] = Place(Space.SUM, self.sums.setdefault(number, len(self.sums)))
                 continue
             if number not in self.place:
@@ -428,21 +431,28 @@ class _Lowering:
         if OPS[node.op].group is Group.POINTWISE:
             sources = [v for a in compute.args for v in self._source(a, width, phase)]
             return [[_CODES[compute.op], width, 0, *target.code(), len(compute.args), *sources]]
-        (arg,) = compute.args
-        source = self._operand(arg, phase)
-        attrs = node.attrs
+        sources = [self._operand(a, phase) for a in compute.args]
+        arg, attrs = compute.args[0], node.attrs
         name, cols, extra = compute.op, width, 0
-        if name == "sum_rows":
+        if node.op == "sum_rows":
             pass
-        elif name in ("sum", "amax"):
+        elif name in ("sum", "amax", "moments"):
             cols, extra = self.nodes[arg].width, attrs["groups"]
+            if name == "moments":
+                sources.append(Place(Space.CONST, self._const(attrs["eps"]), 0, True))
+        elif OPS[node.op].group is Group.NORMALISE:
+            extra = self.nodes[compute.args[-1]].width // 2
+            if name == "normalise_grad":  # with a gain of 1
+                sources.insert(1, Place(Space.CONST, self._const(1.0), 0, True))
+            name = node.op
         elif name == "cumsum":
             name, extra = "cumsum_reverse" if attrs["reverse"] else name, attrs["groups"]
         elif name == "expand":
             extra = self.nodes[arg].width
         else:
             extra = self.tables.setdefault(tuple(attrs["index"]), len(self.tables))
-        return [[_CODES[name], cols, extra, *target.code(), 1, *source.code()]]
+        codes = [v for source in sources for v in source.code()]
+        return [[_CODES[name], cols, extra, *target.code(), len(sources), *codes]]
 
     def _cat_code(self, compute: Compute, phase: Phase) -> list[list[int]]:
         out = []

@@ -15,6 +15,7 @@ from torch import Tensor
 from ostinato.compiler.plan import Needs
 from ostinato.engine.code import KEPT, TENSOR, Compiled, Direction, compiled
 from ostinato.engine.interpreted import run_interpreted
+from ostinato.engine.memory import empty
 from ostinato.engine.ragged import check_lengths, packed_layout
 from ostinato.errors import InputError
 from ostinato.strictness import strict
@@ -222,7 +223,8 @@ def forward(
     y = _result(x, job, job.program.output_size)
     kept = None
     if code.kept_width:
-        kept = x.new_empty((job.total if capacity is None else capacity) * code.kept_width)
+        size = (job.total if capacity is None else capacity) * code.kept_width
+        kept = empty(x, (size,), (1,), own=True)
         if poison:
             kept.fill_(float("nan"))
     initial = _ordered(state, job.order)
@@ -305,12 +307,13 @@ def _result(x: Tensor, job: Job, width: int) -> Tensor:
 
     Past a row's length it is zero.
     """
+    steps, rows = job.steps, job.rows
     if job.packed:
-        out = x.new_empty((job.total, width))
+        out = empty(x, (job.total, width), (width, 1), own=False)
     elif job.batch_first:
-        out = x.new_empty((job.rows, job.steps, width)).transpose(0, 1)
+        out = empty(x, (steps, rows, width), (width, steps * width, 1), own=False)
     else:
-        out = x.new_empty((job.steps, job.rows, width))
+        out = empty(x, (steps, rows, width), (rows * width, width, 1), own=False)
     if poison:
         out.fill_(float("nan"))
     if job.lengths is not None and job.total < job.steps * job.rows:

@@ -1,0 +1,117 @@
+"""Large tensors of the engine: their memory is used again, comes back, and never holds old values."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import pytest
+import torch
+
+import ostinato
+from helpers import random_input
+from ostinato import _native
+from ostinato.engine import memory, native
+
+BLOCK = 3 << 20  # bytes; more than a small tensor, less than two huge pages
+
+
+def block(size: int = BLOCK) -> torch.Tensor:
+    return memory.empty(torch.empty(0), (size // 4,), (1,), own=True)
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> None:
+    gc.collect()
+
+
+def test_memory_is_used_again() -> None:
+    first = block()
+    at = first.data_ptr()
+    assert at % 64 == 0
+    before = _native.waiting_bytes()
+    view = first[10:20]
+    del first
+    assert _native.waiting_bytes() == before  # a view needs it
+    del view
+    assert _native.waiting_bytes() == before + BLOCK
+    again = block(BLOCK - 8)
+    assert again.data_ptr() == at
+    assert _native.waiting_bytes() == before
+    smaller = block(BLOCK // 3)
+    assert smaller.data_ptr() != at
+
+
+def test_what_does_not_fit_is_freed_for_what_is_new() -> None:
+    tensors = [block(BLOCK) for _ in range(20)]
+    del tensors
+    assert _native.waiting_bytes() >= 20 * BLOCK
+    large = block(_native.waiting_bytes() + BLOCK)
+    assert _native.waiting_bytes() == 0
+    del large
+
+
+def test_what_waits_has_a_limit() -> None:
+    tensors = [block(100 << 20) for _ in range(4)]
+    del tensors
+    assert _native.waiting_bytes() <= 256 << 20
+
+
+def test_blocks_are_given_back_by_any_thread() -> None:
+    at = {block().data_ptr()}
+    made = []
+    thread = threading.Thread(target=lambda: made.append(block()))
+    thread.start()
+    thread.join()
+    before = _native.waiting_bytes()
+    freeing = threading.Thread(target=made.clear)
+    freeing.start()
+    freeing.join()
+    assert _native.waiting_bytes() == before + BLOCK
+    assert block().data_ptr() in at
+
+
+def test_a_capsule_that_nobody_takes_frees_its_block() -> None:
+    capsule = _native.block((BLOCK,), (1,), True)
+    before = _native.waiting_bytes()
+    del capsule
+    assert _native.waiting_bytes() == before + 8 * BLOCK
+    with pytest.raises(ValueError, match="one stride for each size"):
+        _native.block((3, 4), (1,), True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shapes_and_strides(dtype: torch.dtype) -> None:
+    like = torch.empty(0, dtype=dtype)
+    made = memory.empty(like, (70, 300, 900), (900, 70 * 900, 1), own=True)
+    assert made.shape == (70, 300, 900)
+    assert made.stride() == (900, 70 * 900, 1)
+    assert made.dtype is dtype
+    assert made.transpose(0, 1).is_contiguous()
+    made.fill_(3.0)
+    assert made.sum() == 3.0 * 70 * 300 * 900
+
+
+def test_a_layer_with_long_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and gradients on blocks are those of a small batch, whatever lay in the memory."""
+    monkeypatch.setattr(native, "poison", False)  # the memory itself is dirty here
+    layer = ostinato.nn.LSTM(2, 512)
+    x = random_input(700, 24, 2).float()
+    lengths = torch.arange(24) * 30
+    few = random_input(700, 1, 2).float()
+    few[:, 0] = x[:, 5]
+    few.requires_grad_()
+    x.requires_grad_()
+    dirty = memory.empty(x, (700, 24, 512), (24 * 512, 512, 1), own=False)
+    assert dirty.numel() * 4 >= memory._LARGE_RESULT
+    at = dirty.fill_(float("nan")).data_ptr()
+    del dirty
+    y, _ = layer(x, lengths=lengths)
+    assert y.data_ptr() == at
+    alone, _ = layer(few, lengths=lengths[5:6])
+    torch.testing.assert_close(y[:, 5], alone[:, 0])
+    assert (y[150:, 5] == 0).all()
+    (dx,) = torch.autograd.grad(y[:, 5].sum(), x)
+    (expected,) = torch.autograd.grad(alone.sum(), few)
+    torch.testing.assert_close(dx[:, 5], expected[:, 0])
+    assert dx.isfinite().all()
