@@ -2,7 +2,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <functional>
+#include <numeric>
 #include <stdexcept>
+#include <vector>
 
 #include "loop.h"
 
@@ -29,8 +33,40 @@ class CallReader {
   size_t at_ = 0;
 };
 
-void copy_list(const int64_t* from, int64_t count, std::vector<int64_t>& to) {
-  to.assign(from, from + count);
+// How many of `falling` are above each of 0, 1, ... `count` - 1. Of lengths it gives the rows that
+// are running at each step; of those it gives the lengths.
+std::vector<int64_t> count_above(const std::vector<int64_t>& falling, int64_t count) {
+  std::vector<int64_t> above;
+  auto n = static_cast<int64_t>(falling.size());
+  for (int64_t bound = 0; bound < count; ++bound) {
+    while (n > 0 && falling[n - 1] <= bound) --n;
+    above.push_back(n);
+  }
+  return above;
+}
+
+// The engine's rows: in order of falling length.
+void set_rows(Call& call, const int64_t* batch_sizes, const int64_t* lengths) {
+  call.uniform = batch_sizes == nullptr && lengths == nullptr;
+  if (call.uniform) {
+    call.active.assign(static_cast<size_t>(call.steps), call.rows);
+    call.length.assign(static_cast<size_t>(call.rows), call.steps);
+    return;
+  }
+  if (batch_sizes != nullptr) {
+    call.active.assign(batch_sizes, batch_sizes + call.steps);
+    call.length = count_above(call.active, call.rows);
+    return;
+  }
+  call.length.assign(lengths, lengths + call.rows);
+  if (!std::is_sorted(call.length.begin(), call.length.end(), std::greater<>())) {
+    call.order.resize(call.length.size());
+    std::iota(call.order.begin(), call.order.end(), int64_t{0});
+    std::stable_sort(call.order.begin(), call.order.end(),
+                     [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
+    for (size_t i = 0; i < call.order.size(); ++i) call.length[i] = lengths[call.order[i]];
+  }
+  call.active = count_above(call.length, call.steps);
 }
 
 // The order of values is that of ostinato/engine/native.py.
@@ -49,18 +85,9 @@ Call read_call(const Plan& plan, const std::vector<int64_t>& values) {
   call.reset = in.pointer<const uint8_t>();
   call.reset_time_stride = in.next();
   call.reset_row_stride = in.next();
-  const auto* active = in.pointer<const int64_t>();
-  const auto* length = in.pointer<const int64_t>();
-  const auto* order = in.pointer<const int64_t>();
-  call.uniform = active == nullptr;
-  if (call.uniform) {
-    call.active.assign(static_cast<size_t>(call.steps), call.rows);
-    call.length.assign(static_cast<size_t>(call.rows), call.steps);
-  } else {
-    copy_list(active, call.steps, call.active);
-    copy_list(length, call.rows, call.length);
-  }
-  if (order != nullptr) copy_list(order, call.rows, call.order);
+  const auto* batch_sizes = in.pointer<const int64_t>();
+  const auto* lengths = in.pointer<const int64_t>();
+  set_rows(call, batch_sizes, lengths);
   int64_t before = 0;
   for (int64_t n : call.active) {
     call.offset.push_back(before);

@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "denormals.h"
+#include "padding.h"
 #include "pool.h"
 #include "scratch.h"
 #include "teams.h"
@@ -114,7 +115,8 @@ class Body {
     if (s.previous_of < 0) return stream_row(s, call_.streams[id], u, row);
     if (is_reset(u, row)) return shared_.zeros;
     if (u == 0) {
-      return const_cast<T*>(static_cast<const T*>(call_.streams[id].initial)) + row * s.width;
+      return const_cast<T*>(static_cast<const T*>(call_.streams[id].initial)) +
+             batch(row) * s.width;
     }
     return stream_row(plan_.streams[s.previous_of], call_.streams[s.previous_of], u - 1, row);
   }
@@ -123,7 +125,7 @@ class Body {
     const Stream& s = plan_.streams[id];
     if (s.previous_of >= 0) {
       if (any_reset(u, lo, hi)) return false;
-      if (u == 0) return true;
+      if (u == 0) return call_.order.empty();
     }
     if (plan_.streams[s.previous_of >= 0 ? s.previous_of : id].kept) return true;
     return call_.order.empty() && (!call_.reverse || call_.uniform);
@@ -179,10 +181,13 @@ class Body {
     const auto [lo, hi] = share(team_.rows);
     for (size_t slot = 0; slot < plan_.carry.size(); ++slot) {
       const int64_t width = plan_.carry[slot];
-      const T* init = static_cast<const T*>(call_.carry_init[slot]) + team_.begin * width;
+      const T* init = static_cast<const T*>(call_.carry_init[slot]);
       // Backward, a row joins at its own last step, whichever buffer is then read.
       for (int b = 0; b < (plan_.backward ? 2 : 1); ++b) {
-        std::copy(init + lo * width, init + hi * width, team_.carry[b][slot] + lo * width);
+        for (int64_t i = lo; i < hi; ++i) {
+          const T* from = init + batch(team_.begin + i) * width;
+          std::copy(from, from + width, team_.carry[b][slot] + i * width);
+        }
       }
     }
     meet();
@@ -192,11 +197,11 @@ class Body {
     const auto [lo, hi] = share(team_.rows);
     for (size_t slot = 0; slot < plan_.carry.size(); ++slot) {
       const int64_t width = plan_.carry[slot];
-      T* out = static_cast<T*>(call_.carry_final[slot]) + team_.begin * width;
+      T* out = static_cast<T*>(call_.carry_final[slot]);
       for (int64_t i = lo; i < hi; ++i) {
         const int64_t made = plan_.backward ? call_.steps : call_.length[team_.begin + i];
         const T* from = team_.carry[made & 1][slot] + i * width;
-        std::copy(from, from + width, out + i * width);
+        std::copy(from, from + width, out + batch(team_.begin + i) * width);
       }
     }
   }
@@ -522,12 +527,14 @@ void run_plan(const Plan& plan, const Call& call) {
   for (const Stream& s : plan.streams) widest = std::max(widest, s.width);
   std::fill(shared.zeros, shared.zeros + widest, T(0));
 
+  Padding<T> padding(plan, call);
   Barrier all(shared.threads);
   parallel(shared.threads, static_cast<int>(asked), [&](int w) {
     const FlushDenormals flush;
     pack_maps(shared, w);
     if (shared.threads > 1) all.wait();
     Body<T>(shared, workers[w]).run();
+    padding.clear();
     if (shared.threads > 1) all.wait();
     reduce(shared, teams, workers, w);
   });

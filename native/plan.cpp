@@ -74,6 +74,10 @@ void add_once(std::vector<int32_t>& list, int32_t value) {
   if (std::find(list.begin(), list.end(), value) == list.end()) list.push_back(value);
 }
 
+void add_result(Plan& plan, const Operand& o) {
+  if (o.space == Space::kStream && !plan.streams[o.id].kept) add_once(plan.results, o.id);
+}
+
 }  // namespace
 
 Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& consts) {
@@ -108,12 +112,14 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
     plan.phases[phase].resize(static_cast<size_t>(in.next()));
     for (Instr& instr : plan.phases[phase]) {
       instr = read_instr(in);
+      if (instr.kind == InstrKind::kGemm) add_result(plan, instr.out);
       for (const SegmentOp& op : instr.ops) {
         instr.touched += op.cols;
         for (int i = 0; i < op.n_src; ++i) {
           if (op.src[i].space == Space::kStream) add_once(plan.segment_reads[phase], op.src[i].id);
         }
         if (op.dst.space == Space::kStream) add_once(plan.segment_writes[phase], op.dst.id);
+        add_result(plan, op.dst);
       }
     }
   }

@@ -99,6 +99,8 @@ struct Plan {
   // Derived: streams that segments of a phase read (gather) or write (scatter) when their rows
   // are not evenly spaced in memory.
   std::vector<int32_t> segment_reads[3], segment_writes[3];
+  // Derived: streams of the caller's that are written.
+  std::vector<int32_t> results;
 };
 
 Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& consts);

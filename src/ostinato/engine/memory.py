@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: Bytes from which a tensor of the engine's own is made of a block.
 _LARGE = 1 << 20
-#: The same for results, which belong to the caller: the C library keeps smaller ones itself.
-_LARGE_RESULT = 32 << 20
+#: The same for results, which belong to the caller: smaller ones the C library mostly keeps itself.
+_LARGE_RESULT = 8 << 20
 
 
 def empty(like: Tensor, shape: Sequence[int], strides: Sequence[int], *, own: bool) -> Tensor:

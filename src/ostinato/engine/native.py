@@ -16,7 +16,7 @@ from ostinato.compiler.plan import Needs
 from ostinato.engine.code import KEPT, TENSOR, Compiled, Direction, compiled
 from ostinato.engine.interpreted import run_interpreted
 from ostinato.engine.memory import empty
-from ostinato.engine.ragged import check_lengths, packed_layout
+from ostinato.engine.ragged import check_lengths
 from ostinato.errors import InputError
 from ostinato.strictness import strict
 
@@ -39,12 +39,7 @@ columns = False
 
 @dataclass(slots=True)
 class Job:
-    """One call: what runs over which steps of which rows. Rows are in the engine's order.
-
-    ``active``: rows running at each step, ``(T,)``; ``length``: by row; ``order``: the caller's
-    row behind each of the engine's, ``back`` its inverse. ``None``: all rows have all T steps, or
-    the orders are the same.
-    """
+    """One call: what runs over which steps of which rows."""
 
     program: Program
     steps: int
@@ -54,27 +49,20 @@ class Job:
     reverse: bool
     bptt: int
     reset: Tensor | None
-    lengths: Tensor | None  # as the caller gave them
+    lengths: Tensor | None
     batch_sizes: Tensor | None
     batch_first: bool  # how results lie in memory
-    active: Tensor | None = None
-    length: Tensor | None = None
-    order: Tensor | None = None
-    back: Tensor | None = None
 
     def header(self, bptt: int) -> list[int]:
         """The first values of a call, see ``native/bindings_loop.cpp``."""
         reset = self.reset
         masked = (0, 0, 0) if reset is None else (reset.data_ptr(), *reset.stride())
-        if self.active is None or self.length is None:
-            ragged = (0, 0, 0)
-        else:
-            order = 0 if self.order is None else self.order.data_ptr()
-            ragged = (self.active.data_ptr(), self.length.data_ptr(), order)
+        sizes = 0 if self.batch_sizes is None else self.batch_sizes.data_ptr()
+        lengths = 0 if self.lengths is None else self.lengths.data_ptr()
         threads, testing = torch.get_num_threads(), poison + 2 * columns
         return [
             self.steps, self.rows, threads, self.reverse, self.packed, bptt, testing, *masked,
-            *ragged,
+            sizes, lengths,
         ]  # fmt: skip
 
 
@@ -101,19 +89,13 @@ def make_job(
         reset, lengths, batch_sizes,
         not packed and x.stride(0) < x.stride(1) if batch_first is None else batch_first,
     )  # fmt: skip
+    # Copies: backward reads them again, whatever the caller has written into his by then.
     if batch_sizes is not None:
-        job.active = batch_sizes.contiguous()
-        job.length = (job.active.unsqueeze(1) > torch.arange(rows)).sum(0)
+        job.batch_sizes = batch_sizes.clone()
     elif lengths is not None:
         check_lengths(lengths, steps)
-        layout = packed_layout(lengths, steps)
-        job.active = torch.tensor(layout.batch_sizes, dtype=torch.int64)
-        job.length = lengths
-        job.total = len(layout.positions)
-        if layout.order is not None:
-            job.order = layout.order.contiguous()
-            job.length = lengths[job.order]
-            job.back = job.order.argsort()
+        job.lengths = lengths.clone()
+        job.total = int(lengths.sum())
     return job
 
 
@@ -227,7 +209,7 @@ def forward(
         kept = empty(x, (size,), (1,), own=True)
         if poison:
             kept.fill_(float("nan"))
-    initial = _ordered(state, job.order)
+    initial = tuple([s.contiguous() for s in state])
     final = [torch.empty_like(s) for s in initial]
     direction = code.forward
     values = job.header(0)
@@ -237,7 +219,7 @@ def forward(
     alive = _statics(values, direction, statics)
     direction.native.run(x.dtype is torch.float64, values)
     del alive
-    return y, tuple(final) if job.back is None else _ordered(final, job.back), kept
+    return y, tuple(final), kept
 
 
 def backward(
@@ -256,8 +238,8 @@ def backward(
     assert direction is not None
     x, dy = _rows_adjacent(x), _rows_adjacent(dy)
     dx = _result(x, job, job.program.input_size) if direction.wants_dx else None
-    initial = _ordered(state, job.order)
-    entering = _ordered(dfinal, job.order)
+    initial = tuple([s.contiguous() for s in state])
+    entering = [d.contiguous() for d in dfinal]
     leaving = [torch.empty_like(s) for s in initial]
     values = job.header(job.bptt)
     _streams(values, direction, job, (x, y, dy, dx), kept, initial)
@@ -280,8 +262,7 @@ def backward(
         elif total.again:
             found = found.clone()  # autograd may add to what it is given, so none is given twice
         dstatics[total.static] = found if total.shape is None else found.reshape(total.shape)
-    dstate = leaving if job.back is None else _ordered(leaving, job.back)
-    return [dx, *dstate, *dstatics]
+    return [dx, *leaving, *dstatics]
 
 
 def check_statics(program: Program, statics: Sequence[Tensor], dtype: torch.dtype) -> None:
@@ -305,7 +286,7 @@ def _rows_adjacent(tensor: Tensor) -> Tensor:
 def _result(x: Tensor, job: Job, width: int) -> Tensor:
     """Memory for one row a step, laid out as the job says (time first or batch first).
 
-    Past a row's length it is zero.
+    Past a row's length the engine makes it zero.
     """
     steps, rows = job.steps, job.rows
     if job.packed:
@@ -316,15 +297,7 @@ def _result(x: Tensor, job: Job, width: int) -> Tensor:
         out = empty(x, (steps, rows, width), (rows * width, width, 1), own=False)
     if poison:
         out.fill_(float("nan"))
-    if job.lengths is not None and job.total < job.steps * job.rows:
-        out.zero_()
     return out
-
-
-def _ordered(state: Sequence[Tensor], order: Tensor | None) -> State:
-    if order is None:
-        return tuple([s.contiguous() for s in state])
-    return tuple([s.index_select(0, order) for s in state])
 
 
 def _streams(

@@ -69,8 +69,9 @@ def check_lengths(lengths: Tensor, steps: int) -> None:
     Raises:
         InputError: names the first such row and its value.
     """
-    bad = ((lengths < 0) | (lengths > steps)).nonzero()
-    if len(bad):
+    least, most = (int(n) for n in lengths.aminmax()) if len(lengths) else (0, 0)
+    if least < 0 or most > steps:
+        bad = ((lengths < 0) | (lengths > steps)).nonzero()
         row = int(bad[0, 0])
         raise InputError(
             f"lengths must be between 0 and T = {steps}, got lengths[{row}] = {int(lengths[row])}"
