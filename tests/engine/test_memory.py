@@ -115,3 +115,19 @@ def test_a_layer_with_long_results(monkeypatch: pytest.MonkeyPatch) -> None:
     (expected,) = torch.autograd.grad(alone.sum(), few)
     torch.testing.assert_close(dx[:, 5], expected[:, 0])
     assert dx.isfinite().all()
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_long_padding_is_zero(batch_first: bool) -> None:
+    """More of it than a cache holds: the engine writes it past the cache."""
+    layer = ostinato.nn.RNN(3, 129, batch_first=batch_first)
+    lengths = torch.arange(40)[torch.randperm(40, generator=torch.Generator().manual_seed(1))] * 12
+    x = random_input(*((40, 500, 3) if batch_first else (500, 40, 3))).float().requires_grad_()
+    y, _ = layer(x, lengths=lengths)
+    assert (500 * 40 - int(lengths.sum())) * 129 * 4 > 4 << 20
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    beyond = torch.arange(500)[:, None] >= lengths
+    for result in (y, dx):
+        rows = result.transpose(0, 1) if batch_first else result
+        assert (rows[beyond] == 0).all()
+        assert (rows[~beyond] != 0).all()
