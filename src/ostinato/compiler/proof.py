@@ -103,10 +103,10 @@ def _first_difference(
         for i, n in zip((x, *state), (backward.dx, *backward.dstate), strict=True)
     ]
     through = [
-        (statics[i], torch.stack([found[n].reshape(statics[i].shape) for n in numbers]).sum(0))
+        (statics[i], _total([found[n].reshape(statics[i].shape) for n in numbers]))
         for i, numbers in backward.dstatics.items()
     ]
-    dleaves = _gradients([s for s, _ in through], list(leaves.values()), [d for _, d in through])
+    dleaves = _leaf_gradients(through, list(leaves.values()))
 
     names = ["the output", *(f"new state {k}" for k in range(len(state)))]
     names += [f"the gradient of {n}" for n in ("x", *(f"state {k}" for k in range(len(state))))]
@@ -134,6 +134,30 @@ def _gradients(
     assert isinstance(total, Tensor)
     found = torch.autograd.grad(total, inputs, allow_unused=True, retain_graph=True)
     return [torch.zeros_like(i) if g is None else g for g, i in zip(found, inputs, strict=True)]
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
+
+
+def _leaf_gradients(
+    through: Sequence[tuple[Tensor, Tensor]], leaves: Sequence[Tensor]
+) -> list[Tensor]:
+    """Gradients of ``leaves`` from those of the statics, many of which are leaves themselves.
+
+    Those are taken as they are: copies would be most of the memory of a first call.
+    """
+    own = {id(leaf) for leaf in leaves}
+    derived = [(s, d) for s, d in through if id(s) not in own]
+    parts: dict[int, list[Tensor]] = {id(leaf): [] for leaf in leaves}
+    for s, d in through:
+        if id(s) in own:
+            parts[id(s)].append(d)
+    if any(s.requires_grad for s, _ in derived):
+        more = _gradients([s for s, _ in derived], leaves, [d for _, d in derived])
+        for leaf, d in zip(leaves, more, strict=True):
+            parts[id(leaf)].append(d)
+    return [_total(parts[id(t)]) if parts[id(t)] else torch.zeros_like(t) for t in leaves]
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
