@@ -147,7 +147,7 @@ def _leaf_gradients(
 
     Those are taken as they are: copies would be most of the memory of a first call.
     """
-    own = {id(leaf) for leaf in leaves}
+    own = {id(leaf) for leaf in leaves if leaf.is_leaf}
     derived = [(s, d) for s, d in through if id(s) not in own]
     parts: dict[int, list[Tensor]] = {id(leaf): [] for leaf in leaves}
     for s, d in through:
