@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 _Array = NDArray[np.float32] | NDArray[np.float64]
 
@@ -12,8 +13,33 @@ def available_isas() -> list[str]: ...
 def set_isa(name: str) -> None: ...
 
 class Plan:
-    def __init__(self, code: Sequence[int], consts: Sequence[float]) -> None: ...
-    def run(self, is_double: bool, values: Sequence[int]) -> None: ...
+    def __init__(
+        self,
+        code: Sequence[int],
+        consts: Sequence[float],
+        streams: Sequence[tuple[int, int, int]],
+        vectors: Sequence[int],
+        maps: Sequence[tuple[int, bool]],
+        outers: Sequence[bool],
+    ) -> None: ...
+    def run(
+        self,
+        is_double: bool,
+        header: Sequence[int],
+        reset: Tensor | None,
+        batch_sizes: Tensor | None,
+        lengths: Tensor | None,
+        tensors: Sequence[Tensor | None],
+        kept: Tensor | None,
+        initial: Sequence[Tensor],
+        entering: Sequence[Tensor],
+        leaving: Sequence[Tensor],
+        statics: Sequence[Tensor],
+        sums: Sequence[Tensor],
+        outers: Sequence[Tensor],
+    ) -> None: ...
+
+def use_tensor_table(capsule: object) -> None: ...
 
 def block(shape: Sequence[int], strides: Sequence[int], is_double: bool) -> object: ...
 

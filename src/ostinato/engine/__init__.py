@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,7 +55,8 @@ def recurrence(
         step: the cell and its tensors; while ``torch.compile`` builds a graph, what stands for it
             there.
         x: ``(T, B, I)`` of any strides, or packed ``(N, I)`` with ``batch_sizes``.
-        state: the initial state, a tuple of ``(B, n_k)``; for packed data in the packed order.
+        state: the initial state, a tuple of ``(B, n_k)``, or of ``(1, B, n_k)`` as torch's layers
+            have it; for packed data in the packed order.
         lengths: ``(B,)`` int64 on the CPU, each in 0..T; ``None``: all T.
         reset: ``(T, B)`` bool: the row's state is zero before that step is processed.
         batch_sizes: ``(T,)`` int64 on the CPU, never increasing, as in a ``PackedSequence``.
@@ -64,7 +66,7 @@ def recurrence(
 
     Returns:
         The output ``(T, B, O)``, zero past a row's length, or packed ``(N, O)``; and the state
-        after each row's own last step.
+        after each row's own last step, in the shapes of the initial one.
 
     Raises:
         InputError: the engine asked for can't run this.
@@ -74,29 +76,29 @@ def recurrence(
     if isinstance(step, Recorded):
         from ostinato.engine.record import record  # at the first compilation, not before
 
-        return record(
-            step, x, state, lengths=lengths, reset=reset, batch_sizes=batch_sizes,
-            reverse=reverse, bptt=bptt,
-        )  # fmt: skip
-    plain = reset is None and bptt is None
-    choice = choose(step, x.shape[-1], x.dtype, x.device, engine, plain=plain)
-    if choice.slow:
-        strict.check(choice.reason)
-    if choice.engine == "cudnn":
-        return run_cudnn(step, x, state, lengths=lengths, batch_sizes=batch_sizes, reverse=reverse)
-    if choice.trace is None:
-        return run_eager(
-            step, x, state, lengths=lengths, reset=reset, batch_sizes=batch_sizes,
-            reverse=reverse, bptt=bptt,
-        )  # fmt: skip
-    trace = choice.trace
-    statics = step.statics(trace)
-    rows = state[0].shape[0] if state else x.shape[1]
-    job = make_job(
-        trace.program, x, rows, lengths=lengths, reset=reset, batch_sizes=batch_sizes,
-        reverse=reverse, bptt=bptt,
-    )  # fmt: skip
-    return run_native(job, statics, x, state)
+        run: Any = partial(record, step, reset=reset, bptt=bptt)
+    else:
+        plain = reset is None and bptt is None
+        choice = choose(step, x.shape[-1], x.dtype, x.device, engine, plain=plain)
+        if choice.slow:
+            strict.check(choice.reason)
+        if choice.engine != "cudnn" and choice.trace is not None:
+            statics = step.statics(choice.trace)
+            rows = state[0].shape[-2] if state else x.shape[1]
+            job = make_job(
+                choice.trace.program, x, rows, lengths=lengths, reset=reset,
+                batch_sizes=batch_sizes, reverse=reverse, bptt=bptt,
+            )  # fmt: skip
+            return run_native(job, statics, x, state)
+        if choice.engine == "cudnn":
+            run = partial(run_cudnn, step)
+        else:
+            run = partial(run_eager, step, reset=reset, bptt=bptt)
+    leading = [s.dim() == 3 for s in state]
+    matrices = tuple([s.squeeze(0) if extra else s for s, extra in zip(state, leading, strict=True)])
+    output, final = run(x, matrices, lengths=lengths, batch_sizes=batch_sizes, reverse=reverse)
+    pairs = zip(final, leading, strict=True)
+    return output, tuple([s.unsqueeze(0) if extra else s for s, extra in pairs])
 
 
 # After a graph break Dynamo tries to compile each function that is called outside of the graph. It

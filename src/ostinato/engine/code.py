@@ -23,9 +23,10 @@ _lock = threading.Lock()
 STREAMED = ("x", "y", "dy", "dx")
 
 
-#: What stands behind a stream: one of ``STREAMED``; columns of what forward keeps; another stream
-#: one step back, and before the first step an initial state.
-TENSOR, KEPT, INITIAL = range(3)
+#: What stands behind a stream (``native/bindings_loop.cpp``), with two numbers: one of
+#: ``STREAMED``; what forward keeps, first column and width; another stream one step back, and
+#: before the first step which initial state.
+_TENSOR, _KEPT, _INITIAL = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +48,16 @@ class Direction:
     """One direction of a plan, ready to run.
 
     Attributes:
-        native: the engine's code.
-        streams: for each its source and two numbers: which tensor; or first column and width; or
-            which state.
-        vectors: statics that are handed over as vectors.
-        maps: statics that are handed over as matrices, and whether transposed.
+        native: the engine's code, which knows where the tensors of a call belong.
         sums: shapes of the results that are vectors.
-        outers: shapes of the results that are matrices, and whether transposed.
+        outers: shapes of the results that are matrices.
         totals: which results make up the gradients.
         wants_dx: whether the input's gradient is one of the streams.
     """
 
     native: Any  # _native.Plan
-    streams: tuple[tuple[int, int, int], ...]
-    vectors: tuple[int, ...]
-    maps: tuple[tuple[int, bool], ...]
     sums: tuple[tuple[int, ...], ...] = ()
-    outers: tuple[tuple[tuple[int, ...], bool], ...] = ()
+    outers: tuple[tuple[int, ...], ...] = ()
     totals: tuple[Total, ...] = ()
     wants_dx: bool = False
 
@@ -106,11 +100,11 @@ def _direction(plan: StepPlan, kept: dict[str, tuple[int, int]], program: Progra
     streams = []
     for stream in plan.streams:
         if stream.kept:
-            streams.append((KEPT, *kept[stream.name]))
+            streams.append((_KEPT, *kept[stream.name]))
         elif stream.source is not None:
-            streams.append((INITIAL, int(stream.name.removeprefix("prev")), 0))
+            streams.append((_INITIAL, int(stream.name.removeprefix("prev")), 0))
         else:
-            streams.append((TENSOR, STREAMED.index(stream.name), 0))
+            streams.append((_TENSOR, STREAMED.index(stream.name), 0))
     nodes = plan.schedule.graph.nodes
     position = {n: k for k, n in enumerate((*lowered.sums, *lowered.outers))}
     totals = []
@@ -123,12 +117,16 @@ def _direction(plan: StepPlan, kept: dict[str, tuple[int, int]], program: Progra
         results = tuple(position[n] for n in numbers)
         totals.append(Total(static, results, None if same else shape, again))
     return Direction(
-        _native.Plan(lowered.code, lowered.consts),
-        tuple(streams),
-        lowered.vectors,
-        tuple((spec.static, spec.transposed) for spec in lowered.maps),
+        _native.Plan(
+            lowered.code,
+            lowered.consts,
+            streams,
+            lowered.vectors,
+            [(spec.static, spec.transposed) for spec in lowered.maps],
+            [nodes[n].attrs["transposed"] for n in lowered.outers],
+        ),
         tuple(nodes[n].shape for n in lowered.sums),
-        tuple((nodes[n].shape, nodes[n].attrs["transposed"]) for n in lowered.outers),
+        tuple(nodes[n].shape for n in lowered.outers),
         tuple(totals),
         any(s.name == "dx" for s in plan.streams),
     )

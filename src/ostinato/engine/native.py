@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ostinato import _native
 from ostinato.compiler.plan import Needs
-from ostinato.engine.code import KEPT, TENSOR, Compiled, Direction, compiled
+from ostinato.engine.code import Compiled, Direction, compiled
 from ostinato.engine.interpreted import run_interpreted
 from ostinato.engine.memory import empty
 from ostinato.engine.ragged import check_lengths
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: What the engine computes in.
 DTYPES = frozenset({torch.float32, torch.float64})
+
+_native.use_tensor_table(Tensor.__dlpack_c_exchange_api__)
 
 #: Set by tests: scratch memory and outputs start out as NaN, so that a read of what was never
 #: written shows.
@@ -52,18 +55,31 @@ class Job:
     lengths: Tensor | None
     batch_sizes: Tensor | None
     batch_first: bool  # how results lie in memory
+    is_double: bool
 
-    def header(self, bptt: int) -> list[int]:
-        """The first values of a call, see ``native/bindings_loop.cpp``."""
-        reset = self.reset
-        masked = (0, 0, 0) if reset is None else (reset.data_ptr(), *reset.stride())
-        sizes = 0 if self.batch_sizes is None else self.batch_sizes.data_ptr()
-        lengths = 0 if self.lengths is None else self.lengths.data_ptr()
-        threads, testing = torch.get_num_threads(), poison + 2 * columns
-        return [
-            self.steps, self.rows, threads, self.reverse, self.packed, bptt, testing, *masked,
-            sizes, lengths,
-        ]  # fmt: skip
+    def run(
+        self,
+        direction: Direction,
+        *,
+        bptt: int,
+        tensors: Sequence[Tensor | None],
+        kept: Tensor | None,
+        initial: State,
+        entering: Sequence[Tensor],
+        leaving: Sequence[Tensor],
+        statics: Sequence[Tensor],
+        sums: Sequence[Tensor] = (),
+        outers: Sequence[Tensor] = (),
+    ) -> None:
+        """Run one direction: results are written into ``tensors``, ``leaving``, sums and outers."""
+        header = (
+            self.steps, self.rows, torch.get_num_threads(), self.reverse, self.packed, bptt,
+            poison + 2 * columns,
+        )  # fmt: skip
+        direction.native.run(
+            self.is_double, header, self.reset, self.batch_sizes, self.lengths,
+            tensors, kept, initial, entering, leaving, statics, sums, outers,
+        )  # fmt: skip
 
 
 def make_job(
@@ -88,6 +104,7 @@ def make_job(
         program, steps, rows, len(x) if packed else steps * rows, packed, reverse, bptt or 0,
         reset, lengths, batch_sizes,
         not packed and x.stride(0) < x.stride(1) if batch_first is None else batch_first,
+        x.dtype is torch.float64,
     )  # fmt: skip
     # Copies: backward reads them again, whatever the caller has written into his by then.
     if batch_sizes is not None:
@@ -160,10 +177,12 @@ def _differentiable_backward(
 ) -> list[Tensor | None]:
     strict.check("a second derivative is taken through the interpreted step, a loop in Python")
     job: Job = ctx.job
+    rows = tuple([s.flatten(0, -2) for s in state])
     y, final = run_interpreted(
-        job.program, statics, x, state, lengths=job.lengths, reset=job.reset,
+        job.program, statics, x, rows, lengths=job.lengths, reset=job.reset,
         batch_sizes=job.batch_sizes, reverse=job.reverse, bptt=job.bptt or None,
     )  # fmt: skip
+    final = tuple([f.view_as(s) for f, s in zip(final, state, strict=True)])
     inputs = [x, *state, *statics]
     wanted = [t for t, need in zip(inputs, ctx.needs_input_grad[2:], strict=True) if need]
     pairs = [(o, g) for o, g in zip((y, *final), (dy, *dfinal), strict=True) if o.requires_grad]
@@ -211,14 +230,10 @@ def forward(
             kept.fill_(float("nan"))
     initial = tuple([s.contiguous() for s in state])
     final = [torch.empty_like(s) for s in initial]
-    direction = code.forward
-    values = job.header(0)
-    _streams(values, direction, job, (x, y), kept, initial)
-    for before, after in zip(initial, final, strict=True):
-        values += (before.data_ptr(), after.data_ptr())
-    alive = _statics(values, direction, statics)
-    direction.native.run(x.dtype is torch.float64, values)
-    del alive
+    job.run(
+        code.forward, bptt=0, tensors=(x, y), kept=kept, initial=initial, entering=initial,
+        leaving=final, statics=statics,
+    )  # fmt: skip
     return y, tuple(final), kept
 
 
@@ -241,19 +256,13 @@ def backward(
     initial = tuple([s.contiguous() for s in state])
     entering = [d.contiguous() for d in dfinal]
     leaving = [torch.empty_like(s) for s in initial]
-    values = job.header(job.bptt)
-    _streams(values, direction, job, (x, y, dy, dx), kept, initial)
-    for before, after in zip(entering, leaving, strict=True):
-        values += (before.data_ptr(), after.data_ptr())
-    alive = _statics(values, direction, statics)
-    results = [x.new_empty(shape) for shape in direction.sums]
-    values += [result.data_ptr() for result in results]
-    for shape, transposed in direction.outers:
-        result = x.new_empty(shape)
-        results.append(result)
-        values += _matrix(result, transposed)
-    direction.native.run(x.dtype is torch.float64, values)
-    del alive
+    sums = [x.new_empty(shape) for shape in direction.sums]
+    outers = [x.new_empty(shape) for shape in direction.outers]
+    job.run(
+        direction, bptt=job.bptt, tensors=(x, y, dy, dx), kept=kept, initial=initial,
+        entering=entering, leaving=leaving, statics=statics, sums=sums, outers=outers,
+    )  # fmt: skip
+    results = sums + outers
     dstatics: list[Tensor | None] = [None] * len(statics)
     for total in direction.totals:
         found = results[total.results[0]]
@@ -298,47 +307,3 @@ def _result(x: Tensor, job: Job, width: int) -> Tensor:
     if poison:
         out.fill_(float("nan"))
     return out
-
-
-def _streams(
-    values: list[int],
-    direction: Direction,
-    job: Job,
-    tensors: Sequence[Tensor | None],
-    kept: Tensor | None,
-    initial: State,
-) -> None:
-    """Append for each stream: pointer, strides of step and row, pointer to the initial state."""
-    for source, first, width in direction.streams:
-        if source == TENSOR:
-            tensor = tensors[first]
-            assert tensor is not None
-            if job.packed:
-                values += (tensor.data_ptr(), 0, tensor.stride(0), 0)
-            else:
-                step, row, _ = tensor.stride()
-                values += (tensor.data_ptr(), step, row, 0)
-        elif source == KEPT:
-            assert kept is not None
-            offset = first * job.total * kept.element_size()
-            values += (kept.data_ptr() + offset, 0, width, 0)
-        else:
-            values += (0, 0, 0, initial[first].data_ptr())
-
-
-def _matrix(tensor: Tensor, transposed: bool) -> tuple[int, int, int, int]:
-    """Pointer and strides: group, feature in, feature out."""
-    strides = tensor.stride()
-    group = strides[0] if len(strides) == 3 else 0
-    if transposed:
-        return tensor.data_ptr(), group, strides[-1], strides[-2]
-    return tensor.data_ptr(), group, strides[-2], strides[-1]
-
-
-def _statics(values: list[int], direction: Direction, statics: Sequence[Tensor]) -> list[Tensor]:
-    """Append the statics; the tensors that come back must live until the engine returns."""
-    alive = [statics[index].contiguous() for index in direction.vectors]
-    values += [vector.data_ptr() for vector in alive]
-    for index, transposed in direction.maps:
-        values += _matrix(statics[index], transposed)
-    return alive

@@ -254,7 +254,7 @@ class DropIn(nn.RNNBase):
                 finals.append(final)
             x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
         if len(finals) == 1:
-            return x, [s.unsqueeze(0) for s in finals[0]]
+            return x, list(finals[0])
         return x, [torch.stack(column) for column in zip(*finals, strict=True)]
 
     def _bind(self) -> _Bound:
@@ -328,22 +328,26 @@ class DropIn(nn.RNNBase):
     def _entering(
         self, hx: Any, x: Tensor, batch: int, unbatched: bool, order: Tensor | None
     ) -> list[tuple[Tensor, ...]]:
-        """The initial state of each step, rows in the order that the engine sees."""
+        """The initial state of each step, rows in the order that the engine sees.
+
+        Of a single step as it is given, ``(1, B, n)``: a view is half of what autograd costs.
+        """
         widths = self._state_widths()
         rows = len(self._all_weights)
         if hx is None:
             # Engines don't write into a state, so all may be the same zeros.
-            zero = x.new_zeros(batch, widths[0])
+            leading = (1, batch) if rows == 1 else (batch,)
+            zero = x.new_zeros(*leading, widths[0])
             if len(widths) == 1:
                 return [(zero,)] * rows
-            second = zero if widths[1] == widths[0] else x.new_zeros(batch, widths[1])
+            second = zero if widths[1] == widths[0] else x.new_zeros(*leading, widths[1])
             return [(zero, second)] * rows
         states = (hx,) if len(widths) == 1 else tuple(hx)
         if unbatched:
             states = tuple(s.unsqueeze(1) for s in states)
         if order is not None:
             states = tuple(s.index_select(1, order) for s in states)
-        return list(zip(*(s.unbind(0) for s in states), strict=True))
+        return [states] if rows == 1 else list(zip(*(s.unbind(0) for s in states), strict=True))
 
     def _refuse_lengths(self, packed: bool) -> NoReturn:
         what = "a PackedSequence, which has its own" if packed else "unbatched (2-D) input"
