@@ -152,7 +152,9 @@ def _linear(k: Leaves) -> Value:
 def _normalised(k: Leaves) -> Value:
     b = k.b
     spread = b.expand(b.reduce("sum", b.normalise(k.h, 1, 0.1) * k.v, 1), N)
-    return b.cat([*(b.normalise(k.x, g, 0.1) * k.v for g in (1, 2, N)), b.normalise(spread, 2, 0.1)])
+    return b.cat(
+        [*(b.normalise(k.x, g, 0.1) * k.v for g in (1, 2, N)), b.normalise(spread, 2, 0.1)]
+    )
 
 
 PROGRAMS: dict[str, Callable[[Leaves], Value]] = {
@@ -193,7 +195,9 @@ def test_tables_are_complete():
     assert set(VJP) | set(FUNCTIONS) <= set(OPS)
 
 
-@pytest.mark.parametrize("op", ["sigmoid", "erf", "rsqrt", "div", "pow", "amax", "linear", "slice", "normalise"])
+@pytest.mark.parametrize(
+    "op", ["sigmoid", "erf", "rsqrt", "div", "pow", "amax", "linear", "slice", "normalise"]
+)
 def test_finite_differences(op):
     program = program_of(PROGRAMS[op])
     x, h = (draw(k, 2, N, positive=True) for k in (1, 2))

@@ -28,7 +28,8 @@ def test_meaning_of_moves_and_reductions():
     normal = f["normalise"](a, moments)
     assert normal[0, 3:].tolist() == pytest.approx([-1 / deviation, 0, 1 / deviation])
     grad = f["normalise_grad"](torch.tensor([[1.0, 0, 0, 0, 0, 0]]), normal, moments)
-    assert grad[0].tolist() == pytest.approx([v / deviation for v in (1 / 6, -1 / 3, 1 / 6, 0, 0, 0)])
+    want = [v / deviation for v in (1 / 6, -1 / 3, 1 / 6, 0, 0, 0)]
+    assert grad[0].tolist() == pytest.approx(want)
     assert f["take"](a, index=(5, 0, 0)).tolist() == [[6, 1, 1]]
     assert f["put"](a, index=(0, 0, 2, 2, 2, 1), width=4).tolist() == [[3, 6, 12, 0]]
     assert f["expand"](a[:, :2], width=6).tolist() == [[1, 1, 1, 2, 2, 2]]

@@ -1,4 +1,4 @@
-"""Large tensors of the engine: their memory is used again, comes back, and never holds old values."""
+"""Large tensors of the engine: their memory is used again, comes back, shows no old values."""
 
 from __future__ import annotations
 

@@ -82,8 +82,9 @@ USES: dict[str, Callable[[Tensor, Tensor, nn.Module], Tensor]] = {
     "moments": lambda z, h, m: functional.layer_norm(z, (H,), m.v, None, 0.1) + h,
     "normalise": lambda z, h, m: functional.group_norm(z + h, 2, m.v, m.v, 0.2),
     # in the gradient; of a sum, which gives each feature the same gradient
-    "normalise_grad": lambda z, h, m: functional.layer_norm(z, (H,)).sum(-1, keepdim=True) + (
-        functional.layer_norm(h * m.v, (H,)) * z.sum(-1, keepdim=True)
+    "normalise_grad": lambda z, h, m: (
+        functional.layer_norm(z, (H,)).sum(-1, keepdim=True)
+        + (functional.layer_norm(h * m.v, (H,)) * z.sum(-1, keepdim=True))
     ),
     "slice": lambda z, h, m: torch.cat([z[:, :2], h[:, 2:]], -1),
     "cat": lambda z, h, m: torch.cat([h[:, 3:], z[:, 1:4]], -1),

@@ -302,7 +302,7 @@ class Builder:
         return self._add("cumsum", a, groups=groups, reverse=reverse)
 
     def normalise(self, a: Value, groups: int, eps: float) -> Value:
-        """Each of ``groups`` equal runs less its mean, over the root of its variance and ``eps``."""
+        """Each of ``groups`` equal runs less its mean, over the root of variance and ``eps``."""
         if a.constant is not None:
             return self.fill(0.0 * a.constant, a.width)
         return self._add("normalise", a, self._add("moments", a, groups=groups, eps=eps))

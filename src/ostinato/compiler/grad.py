@@ -195,9 +195,7 @@ VJP: dict[str, Rule] = {
 
 #: Operations whose rules need the gradient at full width; to the others one feature may stand for
 #: many equal ones.
-_FULL_WIDTH = frozenset(
-    {"cumsum", "normalise", "cat", "take", "put", "expand", "linear", "slice"}
-)
+_FULL_WIDTH = frozenset({"cumsum", "normalise", "cat", "take", "put", "expand", "linear", "slice"})
 
 #: Operations that don't broadcast an argument of one feature.
 _OWN_WIDTH = frozenset({"sum", "amax", "normalise", "linear", "cat", "expand"})

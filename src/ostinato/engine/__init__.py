@@ -95,7 +95,9 @@ def recurrence(
         else:
             run = partial(run_eager, step, reset=reset, bptt=bptt)
     leading = [s.dim() == 3 for s in state]
-    matrices = tuple([s.squeeze(0) if extra else s for s, extra in zip(state, leading, strict=True)])
+    matrices = tuple(
+        [s.squeeze(0) if extra else s for s, extra in zip(state, leading, strict=True)]
+    )
     output, final = run(x, matrices, lengths=lengths, batch_sizes=batch_sizes, reverse=reverse)
     pairs = zip(final, leading, strict=True)
     return output, tuple([s.unsqueeze(0) if extra else s for s, extra in pairs])

@@ -429,8 +429,8 @@ class _Lowering:
         if compute.op == "cat":
             return self._cat_code(compute, phase)
         if OPS[node.op].group is Group.POINTWISE:
-            sources = [v for a in compute.args for v in self._source(a, width, phase)]
-            return [[_CODES[compute.op], width, 0, *target.code(), len(compute.args), *sources]]
+            operands = [v for a in compute.args for v in self._source(a, width, phase)]
+            return [[_CODES[compute.op], width, 0, *target.code(), len(compute.args), *operands]]
         sources = [self._operand(a, phase) for a in compute.args]
         arg, attrs = compute.args[0], node.attrs
         name, cols, extra = compute.op, width, 0

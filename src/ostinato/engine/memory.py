@@ -11,6 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import torch
+from torch.utils import dlpack
 
 from ostinato import _native
 
@@ -38,5 +39,5 @@ def empty(like: Tensor, shape: Sequence[int], strides: Sequence[int], *, own: bo
     if size < (_LARGE if own else _LARGE_RESULT):
         return like.new_empty_strided(shape, strides)
     capsule = _native.block(shape, strides, like.dtype is torch.float64)
-    made: Tensor = torch.from_dlpack(capsule)
+    made: Tensor = dlpack.from_dlpack(capsule)
     return made
