@@ -1,4 +1,4 @@
-// Python's view of plans: decode once, run many times on raw memory.
+// Python's view of plans: decode once, run many times on the memory of a call's tensors.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <functional>
+#include <memory>
 #include <numeric>
 #include <stdexcept>
 #include <vector>
@@ -47,9 +48,10 @@ nb::object block(const std::vector<int64_t>& shape, const std::vector<int64_t>& 
   const int64_t size = is_double ? sizeof(double) : sizeof(float);
   const int64_t elements =
       std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-  auto* owned = new Owned{{}, shape, strides};
-  nb::dlpack::dltensor& tensor = owned->managed.tensor;
+  auto made = std::make_unique<Owned>(Owned{{}, shape, strides});
+  nb::dlpack::dltensor& tensor = made->managed.tensor;
   tensor.data = take_block(elements * size);
+  Owned* owned = made.release();  // from here on give() frees both
   tensor.device = {nb::device::cpu::value, 0};
   tensor.ndim = static_cast<int32_t>(shape.size());
   tensor.dtype = {static_cast<uint8_t>(nb::dlpack::dtype_code::Float),

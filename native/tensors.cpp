@@ -34,6 +34,7 @@ void use_tensor_table(nb::handle capsule) {
 }
 
 TensorView view_tensor(nb::handle tensor) {
+  if (table == nullptr) throw std::logic_error("use_tensor_table() comes first");
   nb::dlpack::dltensor view;
   if (table->view_of_object(tensor.ptr(), &view) != 0) nb::raise_python_error();
   return {static_cast<char*>(view.data) + view.byte_offset, view.ndim, view.shape, view.strides};
