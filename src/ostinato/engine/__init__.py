@@ -8,12 +8,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ostinato.engine.choose import ENGINES, Choice, check_engine, choose
 from ostinato.engine.cudnn import run_cudnn
 from ostinato.engine.eager import run_eager
 from ostinato.engine.explain import Report, explain
+from ostinato.engine.frames import outside_of_graphs
 from ostinato.engine.native import make_job, run_native
 from ostinato.engine.opaque import register
 from ostinato.engine.step import Recorded, Step
@@ -103,9 +102,4 @@ def recurrence(
     return output, tuple([s.unsqueeze(0) if extra else s for s, extra in pairs])
 
 
-# After a graph break Dynamo tries to compile each function that is called outside of the graph. It
-# is told to leave this one alone, and all that it calls. (The public torch.compiler.disable would
-# import Dynamo here and cost its wrapper at each call.)
-_frames: Any = torch._C._dynamo.eval_frame
-_SKIP = _frames._FrameAction.SKIP
-_frames.set_code_exec_strategy(recurrence.__code__, _frames._FrameExecStrategy(_SKIP, _SKIP))
+outside_of_graphs(recurrence)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ostinato import _native
 from ostinato.compiler.plan import Needs
 from ostinato.engine.code import Compiled, Direction, compiled
+from ostinato.engine.frames import outside_of_graphs
 from ostinato.engine.interpreted import run_interpreted
 from ostinato.engine.memory import empty
 from ostinato.engine.ragged import check_lengths
@@ -170,6 +171,9 @@ class _Recurrence(torch.autograd.Function):
         else:
             grads = backward(ctx.code, job, x, y, kept, state, statics, dy, dfinal)
         return (None, None, *grads)
+
+
+outside_of_graphs(_Recurrence.backward)
 
 
 def _differentiable_backward(

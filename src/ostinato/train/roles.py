@@ -162,7 +162,7 @@ class _Reader:
                         target.append(Places(places.name, block[start:stop][:, columns]))
 
     def _cuts(self, number: int) -> list[int]:
-        """Where the result of a map is cut into gates, before or after pointwise operations."""
+        """Where a map's result is cut into gates, before or after operations on each feature."""
         cuts: set[int] = set()
         ends = {self.program.output, *self.program.new_state}
         todo, seen = [(number, 0)], set()
@@ -177,7 +177,7 @@ class _Reader:
                     cuts |= {offset + node.attrs["start"], offset + node.attrs["stop"]}
                     todo.append((user, offset + node.attrs["start"]))
                 elif (
-                    OPS[node.op].group is Group.POINTWISE
+                    OPS[node.op].group in (Group.POINTWISE, Group.NORMALISE)
                     and node.width == self.nodes[current].width
                 ):
                     todo.append((user, offset))
