@@ -14,7 +14,8 @@
 
 namespace ostinato {
 
-// Elements of all values of a segment's tile; 2,048 to 16,384 differ by 3 %.
+// Elements of all values of a segment's tile. From 2,048 to 65,536 an LSTM differs by 3 %; a
+// layer-norm LSTM, of more values, takes 2 to 7 % less with 65,536 than with 16,384.
 inline constexpr int64_t kTileElements = 65536;
 
 template <class T>

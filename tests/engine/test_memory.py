@@ -80,6 +80,11 @@ def test_a_capsule_that_nobody_takes_frees_its_block() -> None:
         _native.block((3, 4), (1,), True)
 
 
+def test_no_memory_is_a_clear_error() -> None:
+    with pytest.raises(MemoryError, match=r"no memory for 4000000000000000000 bytes, a tensor"):
+        memory.empty(torch.empty(0), (10**18,), (1,), own=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_shapes_and_strides(dtype: torch.dtype) -> None:
     like = torch.empty(0, dtype=dtype)

@@ -34,10 +34,19 @@ def empty(like: Tensor, shape: Sequence[int], strides: Sequence[int], *, own: bo
         shape: its sizes.
         strides: in elements.
         own: whether no caller of the engine sees it. (A tensor on a block can't be resized.)
+
+    Raises:
+        MemoryError: the system has no more.
     """
     size = prod(shape) * like.element_size()
     if size < (_LARGE if own else _LARGE_RESULT):
         return like.new_empty_strided(shape, strides)
-    capsule = _native.block(shape, strides, like.dtype is torch.float64)
+    try:
+        capsule = _native.block(shape, strides, like.dtype is torch.float64)
+    except MemoryError:
+        raise MemoryError(
+            f"no memory for {size} bytes, a tensor {tuple(shape)} of the time loop; use shorter "
+            "sequences, smaller batches, or no gradients"
+        ) from None
     made: Tensor = dlpack.from_dlpack(capsule)
     return made
