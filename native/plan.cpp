@@ -100,7 +100,6 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
     plan.tile_begin.push_back(plan.tile_width);
     plan.tile_width += width;
   }
-  plan.n_vectors = in.next();
   plan.maps.resize(static_cast<size_t>(in.next()));
   for (Map& m : plan.maps) m = read_map(in);
   plan.sums = in.list();

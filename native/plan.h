@@ -86,7 +86,6 @@ struct Plan {
   bool backward = false;
   std::vector<Stream> streams;
   std::vector<int64_t> carry, step, chunk, tile;  // widths
-  int64_t n_vectors = 0;
   std::vector<double> consts;
   std::vector<Map> maps;
   std::vector<int64_t> sums;  // widths

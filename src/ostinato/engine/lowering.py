@@ -129,7 +129,7 @@ class _Lowering:
         code += _list(list(self.plan.carry))
         for space in (Space.STEP, Space.CHUNK, Space.TILE):
             code += _list(self.widths[space])
-        code += [len(self.vectors), len(self.maps)]
+        code.append(len(self.maps))
         for spec in self.maps:
             code += [spec.groups, spec.k, spec.n]
         code += _list([self.nodes[n].width for n in self.sums])
