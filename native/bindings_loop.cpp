@@ -1,5 +1,6 @@
-// Python's view of plans: decode once, run many times on the memory of a call's tensors.
+// Python's view of plans: decode once, run many times on a call's tensors.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -7,7 +8,9 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -26,6 +29,9 @@ namespace {
 // forward keeps; another stream one step back, and before the first step an initial state.
 enum class Source { kTensor, kKept, kInitial };
 
+// The tensors that lie in memory step by step.
+enum : int { kX, kY, kDy, kDx, kStreamed };
+
 struct StreamSource {
   Source source;
   int64_t first;  // which tensor; first column; which state
@@ -39,34 +45,24 @@ struct Bound {
   std::vector<int64_t> vectors;  // statics
   std::vector<std::pair<int64_t, bool>> maps;  // statics, and whether transposed
   std::vector<bool> outers;  // whether transposed
+  std::vector<Shape> statics;  // their shapes
+  // By static: which results (sums, then weight gradients) its gradient is the sum of; none: it has
+  // no gradient.
+  std::vector<std::vector<int64_t>> gradients;
+  // Derived: of each streamed tensor, -1 for those that the plan doesn't have; of what is kept.
+  int64_t widths[kStreamed] = {-1, -1, -1, -1};
+  int64_t kept_width = 0;
 };
 
-// One argument of a call that is a list or tuple of tensors.
-class Tensors {
- public:
-  Tensors(nb::handle list, const char* what)
-      : held_(nb::steal(PySequence_Fast(list.ptr(), "tensors must come as a sequence"))),
-        what_(what) {
-    if (!held_.is_valid()) nb::raise_python_error();
-  }
-  int64_t size() const { return PySequence_Fast_GET_SIZE(held_.ptr()); }
-  nb::handle operator[](int64_t i) const {
-    if (i >= size()) throw std::invalid_argument(std::string("call: too few ") + what_);
-    return PySequence_Fast_GET_ITEM(held_.ptr(), i);
-  }
-  void require(size_t count) const {
-    if (size() != static_cast<int64_t>(count)) {
-      throw std::invalid_argument(std::string("call: wrong number of ") + what_);
-    }
-  }
-
- private:
-  nb::object held_;
-  const char* what_;
+// How a call goes through time: what it takes besides tensors to compute with.
+struct Course {
+  nb::object reset, lengths, batch_sizes;  // None: there are none
+  bool reverse;
+  int64_t bptt;
+  std::optional<bool> batch_first;  // how results lie in memory; nothing: as x does
+  int64_t threads;
+  bool poison, by_columns;
 };
-
-// Vectors that aren't contiguous, copied for the call.
-using Copies = std::vector<std::vector<char>>;
 
 // How many of `falling` are above each of 0, 1, ... `count` - 1. Of lengths it gives the rows that
 // are running at each step; of those it gives the lengths.
@@ -104,127 +100,357 @@ void set_rows(Call& call, const int64_t* batch_sizes, const int64_t* lengths) {
   call.active = count_above(call.length, call.steps);
 }
 
-const void* contiguous(const TensorView& v, int64_t size, Copies& copies) {
-  const int64_t count = v.ndim == 0 ? 1 : v.shape[0];
-  const int64_t stride = v.ndim == 0 ? 1 : v.strides[0];
-  if (stride == 1 || count == 1) return v.data;
-  std::vector<char>& copy = copies.emplace_back(static_cast<size_t>(count * size));
-  for (int64_t i = 0; i < count; ++i) {
-    std::memcpy(&copy[static_cast<size_t>(i * size)],
-                static_cast<const char*>(v.data) + i * stride * size, static_cast<size_t>(size));
+// One argument that is a list or tuple of tensors.
+class Tensors {
+ public:
+  explicit Tensors(nb::handle list)
+      : held_(nb::steal(PySequence_Fast(list.ptr(), "tensors must come as a sequence"))) {
+    if (!held_.is_valid()) nb::raise_python_error();
   }
-  return copy.data();
+  size_t size() const { return static_cast<size_t>(PySequence_Fast_GET_SIZE(held_.ptr())); }
+  nb::handle operator[](size_t i) const {
+    return PySequence_Fast_GET_ITEM(held_.ptr(), static_cast<Py_ssize_t>(i));
+  }
+
+ private:
+  nb::object held_;
+};
+
+[[noreturn]] void misfit(const char* what) {
+  throw std::invalid_argument(std::string("call: ") + what + " doesn't fit the plan");
 }
 
 // Strides of group, feature in and feature out.
-template <class Arg>
-Arg matrix(const TensorView& v, bool transposed) {
-  Arg arg{};
-  arg.base = v.data;
-  arg.group_stride = v.ndim == 3 ? v.strides[0] : 0;
-  arg.k_stride = v.strides[v.ndim - (transposed ? 1 : 2)];
-  arg.n_stride = v.strides[v.ndim - (transposed ? 2 : 1)];
-  return arg;
+MatrixArg matrix(const TensorView& v, bool transposed) {
+  return {v.data, v.ndim == 3 ? v.strides[0] : 0, v.strides[v.ndim - (transposed ? 1 : 2)],
+          v.strides[v.ndim - (transposed ? 2 : 1)]};
 }
 
-struct Arguments {
-  nb::object reset, batch_sizes, lengths, tensors, kept, initial, entering, leaving, statics, sums,
-      outers;
+// A call under construction: reads arguments, makes results.
+class Reading {
+ public:
+  Reading(const Bound& bound, const Course& course, nb::handle x)
+      : bound_(bound), course_(course), x_(adjacent(x)) {
+    call.threads = course.threads;
+    call.reverse = course.reverse;
+    call.packed = !course.batch_sizes.is_none();
+    call.truncate = course.bptt;
+    call.poison = course.poison;
+    call.by_columns = course.by_columns;
+    is_double = x_.dtype.bits == 64;
+    const int64_t width = bound.widths[kX];
+    if (x_.ndim != (call.packed ? 2 : 3) || (width >= 0 && x_.last() != width)) misfit("x");
+    call.steps = x_.shape[0];
+    call.rows = call.packed ? 0 : x_.shape[1];
+    const int64_t* sizes = nullptr;
+    if (call.packed) {
+      const TensorView v = view_tensor(course.batch_sizes);
+      sizes = static_cast<const int64_t*>(v.data);
+      call.steps = v.shape[0];
+      call.rows = call.steps == 0 ? 0 : sizes[0];
+    }
+    const int64_t* lengths = nullptr;
+    if (!course.lengths.is_none()) {
+      const TensorView v = view_tensor(course.lengths);
+      if (v.shape[0] != call.rows) misfit("lengths");
+      lengths = static_cast<const int64_t*>(v.data);
+    }
+    set_rows(call, sizes, lengths);
+    for (int64_t n : call.active) {
+      call.offset.push_back(total);
+      total += n;
+    }
+    if (call.packed && total != x_.shape[0]) misfit("batch_sizes");
+    if (!course.reset.is_none()) {
+      const TensorView v = view_tensor(course.reset);
+      call.reset = static_cast<const uint8_t*>(v.data);
+      call.reset_time_stride = v.strides[0];
+      call.reset_row_stride = v.strides[1];
+    }
+    place(kX, x_);
+  }
+
+  Call call;
+  int64_t total = 0;  // rows of all steps
+  bool is_double = false;
+
+  // A streamed tensor of the caller's, if the plan reads it.
+  void read(int which, nb::handle tensor) {
+    if (bound_.widths[which] < 0) return;
+    const char* what = which == kDy ? "the output's gradient" : "the output";
+    const TensorView v = adjacent(tensor);
+    check(v, what);
+    if (v.ndim != x_.ndim || v.last() != bound_.widths[which] ||
+        !std::equal(v.shape, v.shape + v.ndim - 1, x_.shape)) {
+      misfit(what);
+    }
+    place(which, v);
+  }
+
+  // A new streamed tensor.
+  nb::object make(int which) {
+    const int64_t width = bound_.widths[which];
+    const bool batch_first = course_.batch_first.value_or(
+        !call.packed && x_.strides[0] < x_.strides[1]);
+    const int64_t rows = call.rows, steps = call.steps;
+    NewTensor made = call.packed ? new_tensor({total, width}, {}, is_double)
+                     : batch_first
+                         ? new_tensor({steps, rows, width}, {width, steps * width, 1}, is_double)
+                         : new_tensor({steps, rows, width}, {}, is_double);
+    poison(made.data, (call.packed ? total : steps * rows) * width);
+    if (call.packed) {
+      place(which, made.data, 0, width);
+    } else if (batch_first) {
+      place(which, made.data, width, steps * width);
+    } else {
+      place(which, made.data, rows * width, width);
+    }
+    return std::move(made.object);
+  }
+
+  // What is kept, with room for so many rows.
+  nb::object make_kept(int64_t room) {
+    if (bound_.kept_width == 0) return nb::none();
+    if (room < total) misfit("what is kept");
+    NewTensor made = new_tensor({room * bound_.kept_width}, {}, is_double);
+    poison(made.data, room * bound_.kept_width);
+    kept_ = made.data;
+    return std::move(made.object);
+  }
+
+  void read_kept(nb::handle kept) {
+    if (kept.is_none()) return;
+    const TensorView v = view_tensor(kept);
+    check(v, "what is kept");
+    kept_ = v.data;
+  }
+
+  // The values that are carried along: what enters first, and where what leaves goes, in the
+  // shapes of the initial states.
+  void carry(const Tensors& initial, const Tensors& entering, std::vector<nb::object>& leaving) {
+    const std::vector<int64_t>& widths = bound_.plan.carry;
+    if (initial.size() != widths.size() || entering.size() != widths.size()) misfit("the state");
+    for (size_t i = 0; i < widths.size(); ++i) {
+      const TensorView first = state(initial[i], widths[i]);
+      initial_.push_back(first.data);
+      call.carry_init.push_back(
+          initial[i].is(entering[i]) ? first.data : state(entering[i], widths[i]).data);
+      NewTensor made =
+          new_tensor(Shape(first.shape, first.shape + first.ndim), {}, is_double);
+      call.carry_final.push_back(made.data);
+      leaving.push_back(std::move(made.object));
+    }
+  }
+
+  void read_statics(const Tensors& statics) {
+    if (statics.size() != bound_.statics.size()) misfit("the number of statics");
+    std::vector<TensorView> views;
+    for (size_t i = 0; i < statics.size(); ++i) {
+      const TensorView v = view_tensor(statics[i]);
+      const Shape& shape = bound_.statics[i];
+      check(v, "a static");
+      if (!std::equal(shape.begin(), shape.end(), v.shape, v.shape + v.ndim)) misfit("a static");
+      views.push_back(v);
+    }
+    for (int64_t index : bound_.vectors) {
+      call.vectors.push_back(views[index].contiguous() ? views[index].data
+                                                       : contiguous(statics[index]).data);
+    }
+    for (const auto& [index, transposed] : bound_.maps) {
+      call.maps.push_back(matrix(views[index], transposed));
+    }
+  }
+
+  // Memory for sums and weight gradients: where a static's gradient is one of them, its own.
+  void make_gradients(std::vector<nb::object>& gradients) {
+    const Plan& plan = bound_.plan;
+    std::vector<void*> at(plan.sums.size() + plan.outers.size(), nullptr);
+    for (size_t i = 0; i < bound_.gradients.size(); ++i) {
+      const std::vector<int64_t>& results = bound_.gradients[i];
+      gradients.push_back(nb::none());
+      if (results.empty()) continue;
+      NewTensor made = new_tensor(bound_.statics[i], {}, is_double);
+      gradients.back() = std::move(made.object);
+      if (results.size() == 1 && at[results[0]] == nullptr) {
+        at[results[0]] = made.data;
+      } else {
+        assembled_.push_back({made.data, &results});
+      }
+    }
+    for (size_t r = 0; r < at.size(); ++r) {
+      if (at[r] == nullptr) {
+        spare_.emplace_back(static_cast<size_t>(result_size(r)));
+        at[r] = spare_.back().data();
+      }
+      if (r < plan.sums.size()) {
+        call.sums.push_back(at[r]);
+        continue;
+      }
+      const Map& m = plan.outers[r - plan.sums.size()];
+      const bool transposed = bound_.outers[r - plan.sums.size()];
+      call.outers.push_back(
+          {at[r], m.k * m.n, transposed ? int64_t{1} : m.n, transposed ? m.k : int64_t{1}});
+    }
+    results_ = std::move(at);
+  }
+
+  void run() {
+    for (const StreamSource& s : bound_.streams) {
+      StreamArg arg{};
+      if (s.source == Source::kTensor) {
+        arg = streamed_[s.first];
+      } else if (s.source == Source::kKept) {
+        arg.base = static_cast<char*>(kept_) + s.first * total * size();
+        arg.row_stride = s.width;
+      } else {
+        arg.initial = initial_[s.first];
+      }
+      call.streams.push_back(arg);
+    }
+    const nb::gil_scoped_release release;
+    if (is_double) {
+      run_plan<double>(bound_.plan, call);
+      assemble<double>();
+    } else {
+      run_plan<float>(bound_.plan, call);
+      assemble<float>();
+    }
+  }
+
+ private:
+  int64_t size() const { return is_double ? sizeof(double) : sizeof(float); }
+
+  void check(const TensorView& v, const char* what) const {
+    if (!v.on_cpu || v.dtype != x_.dtype) misfit(what);
+  }
+
+  // The engine wants the features of a row side by side.
+  TensorView adjacent(nb::handle tensor) {
+    const TensorView v = view_tensor(tensor);
+    return v.ndim == 0 || v.strides[v.ndim - 1] == 1 || v.last() == 1 ? v : contiguous(tensor);
+  }
+
+  TensorView contiguous(nb::handle tensor) {
+    held_.push_back(tensor.attr("contiguous")());
+    return view_tensor(held_.back());
+  }
+
+  TensorView state(nb::handle tensor, int64_t width) {
+    TensorView v = view_tensor(tensor);
+    check(v, "the state");
+    if (v.ndim < 2 || v.last() != width || v.shape[v.ndim - 2] != call.rows) misfit("the state");
+    return v.contiguous() ? v : contiguous(tensor);
+  }
+
+  void place(int which, void* data, int64_t time_stride, int64_t row_stride) {
+    streamed_[which].base = data;
+    streamed_[which].time_stride = time_stride;
+    streamed_[which].row_stride = row_stride;
+  }
+
+  void place(int which, const TensorView& v) {
+    place(which, v.data, call.packed ? 0 : v.strides[0], v.strides[call.packed ? 0 : 1]);
+  }
+
+  void poison(void* data, int64_t count) const {
+    if (!call.poison) return;
+    if (is_double) {
+      std::fill_n(static_cast<double*>(data), count, std::numeric_limits<double>::quiet_NaN());
+    } else {
+      std::fill_n(static_cast<float*>(data), count, std::numeric_limits<float>::quiet_NaN());
+    }
+  }
+
+  int64_t result_size(size_t r) const {
+    const Plan& plan = bound_.plan;
+    if (r < plan.sums.size()) return plan.sums[r];
+    const Map& m = plan.outers[r - plan.sums.size()];
+    return m.groups * m.k * m.n;
+  }
+
+  // Gradients that are sums of several results, or a result that is another's gradient too:
+  // autograd may add to what it is given, so that none is given twice.
+  template <class T>
+  void assemble() const {
+    for (const auto& [data, results] : assembled_) {
+      T* to = static_cast<T*>(data);
+      const int64_t count = result_size(results->front());
+      std::fill_n(to, count, T(0));
+      for (int64_t r : *results) {
+        const T* from = static_cast<const T*>(results_[r]);
+        for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+      }
+    }
+  }
+
+  const Bound& bound_;
+  const Course& course_;
+  std::vector<nb::object> held_;  // copies that the call reads
+  TensorView x_;
+  StreamArg streamed_[kStreamed] = {};
+  void* kept_ = nullptr;
+  std::vector<const void*> initial_;
+  std::vector<std::pair<void*, const std::vector<int64_t>*>> assembled_;
+  std::vector<void*> results_;
+  std::vector<std::vector<double>> spare_;  // results that are no static's gradient by themselves
 };
 
-Call read_call(const Bound& bound, bool is_double, const std::vector<int64_t>& header,
-               const Arguments& given, Copies& copies) {
-  if (header.size() != 7) throw std::invalid_argument("call: a header has 7 numbers");
-  const int64_t size = is_double ? sizeof(double) : sizeof(float);
-  Call call;
-  call.steps = header[0];
-  call.rows = header[1];
-  call.threads = header[2];
-  call.reverse = header[3] != 0;
-  call.packed = header[4] != 0;
-  call.truncate = header[5];
-  call.poison = (header[6] & 1) != 0;
-  call.by_columns = (header[6] & 2) != 0;
-  if (!given.reset.is_none()) {
-    const TensorView reset = view_tensor(given.reset);
-    call.reset = static_cast<const uint8_t*>(reset.data);
-    call.reset_time_stride = reset.strides[0];
-    call.reset_row_stride = reset.strides[1];
+nb::object tuple_of(std::vector<nb::object>&& objects) {
+  nb::object made = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(objects.size())));
+  if (!made.is_valid()) nb::raise_python_error();
+  for (size_t i = 0; i < objects.size(); ++i) {
+    PyTuple_SET_ITEM(made.ptr(), static_cast<Py_ssize_t>(i), objects[i].release().ptr());
   }
-  const auto integers = [](const nb::object& tensor) {
-    return tensor.is_none() ? nullptr : static_cast<const int64_t*>(view_tensor(tensor).data);
-  };
-  set_rows(call, integers(given.batch_sizes), integers(given.lengths));
-  int64_t rows = 0;
-  for (int64_t n : call.active) {
-    call.offset.push_back(rows);
-    rows += n;
-  }
-  const Tensors tensors(given.tensors, "tensors"), initial(given.initial, "initial states");
-  for (const StreamSource& stream : bound.streams) {
-    StreamArg arg{};
-    if (stream.source == Source::kTensor) {
-      const TensorView v = view_tensor(tensors[stream.first]);
-      arg.base = v.data;
-      arg.time_stride = call.packed ? 0 : v.strides[0];
-      arg.row_stride = v.strides[call.packed ? 0 : 1];
-    } else if (stream.source == Source::kKept) {
-      arg.base = static_cast<char*>(view_tensor(given.kept).data) + stream.first * rows * size;
-      arg.row_stride = stream.width;
-    } else {
-      arg.initial = view_tensor(initial[stream.first]).data;
-    }
-    call.streams.push_back(arg);
-  }
-  const Tensors entering(given.entering, "states"), leaving(given.leaving, "states");
-  entering.require(bound.plan.carry.size());
-  leaving.require(bound.plan.carry.size());
-  for (int64_t i = 0; i < entering.size(); ++i) {
-    call.carry_init.push_back(view_tensor(entering[i]).data);
-    call.carry_final.push_back(view_tensor(leaving[i]).data);
-  }
-  const Tensors statics(given.statics, "statics");
-  for (int64_t index : bound.vectors) {
-    call.vectors.push_back(contiguous(view_tensor(statics[index]), size, copies));
-  }
-  for (const auto& [index, transposed] : bound.maps) {
-    call.maps.push_back(matrix<MatrixArg>(view_tensor(statics[index]), transposed));
-  }
-  const Tensors sums(given.sums, "sums"), outers(given.outers, "weight gradients");
-  sums.require(bound.plan.sums.size());
-  outers.require(bound.plan.outers.size());
-  for (int64_t i = 0; i < sums.size(); ++i) call.sums.push_back(view_tensor(sums[i]).data);
-  for (int64_t i = 0; i < outers.size(); ++i) {
-    call.outers.push_back(matrix<OuterArg>(view_tensor(outers[i]), bound.outers[i]));
-  }
-  return call;
+  return made;
 }
 
-void run(const Bound& bound, bool is_double, const std::vector<int64_t>& header, nb::object reset,
-         nb::object batch_sizes, nb::object lengths, nb::object tensors, nb::object kept,
-         nb::object initial, nb::object entering, nb::object leaving, nb::object statics,
-         nb::object sums, nb::object outers) {
-  Copies copies;
-  const Call call = read_call(bound, is_double, header,
-                              {reset, batch_sizes, lengths, tensors, kept, initial, entering,
-                               leaving, statics, sums, outers},
-                              copies);
-  nb::gil_scoped_release release;
-  if (is_double) {
-    run_plan<double>(bound.plan, call);
-  } else {
-    run_plan<float>(bound.plan, call);
-  }
+nb::object forward(const Bound& bound, nb::handle x, nb::handle state, nb::handle statics,
+                   nb::object reset, nb::object lengths, nb::object batch_sizes, bool reverse,
+                   std::optional<bool> batch_first, int64_t threads, int testing, int64_t room) {
+  const Course course{reset,       lengths, batch_sizes,        reverse,           0,
+                      batch_first, threads, (testing & 1) != 0, (testing & 2) != 0};
+  Reading reading(bound, course, x);
+  const Tensors initial(state);
+  std::vector<nb::object> results;
+  results.push_back(reading.make(kY));
+  results.push_back(reading.make_kept(room < 0 ? reading.total : room));
+  reading.carry(initial, initial, results);
+  reading.read_statics(Tensors(statics));
+  reading.run();
+  return tuple_of(std::move(results));
+}
+
+nb::object backward(const Bound& bound, nb::handle x, nb::handle y, nb::handle kept,
+                    nb::handle state, nb::handle statics, nb::handle dy, nb::handle dfinal,
+                    nb::object reset, nb::object lengths, nb::object batch_sizes, bool reverse,
+                    int64_t bptt, std::optional<bool> batch_first, int64_t threads, int testing) {
+  const Course course{reset,       lengths, batch_sizes,        reverse,           bptt,
+                      batch_first, threads, (testing & 1) != 0, (testing & 2) != 0};
+  Reading reading(bound, course, x);
+  reading.read(kY, y);
+  reading.read(kDy, dy);
+  reading.read_kept(kept);
+  std::vector<nb::object> results;
+  results.push_back(bound.widths[kDx] < 0 ? nb::none() : reading.make(kDx));
+  reading.carry(Tensors(state), Tensors(dfinal), results);
+  reading.read_statics(Tensors(statics));
+  reading.make_gradients(results);
+  reading.run();
+  return tuple_of(std::move(results));
 }
 
 using StreamTuple = std::tuple<int64_t, int64_t, int64_t>;
 
 void make(Bound* self, const std::vector<int64_t>& code, const std::vector<double>& consts,
           const std::vector<StreamTuple>& streams, const std::vector<int64_t>& vectors,
-          const std::vector<std::pair<int64_t, bool>>& maps, const std::vector<bool>& outers) {
-  new (self) Bound{decode_plan(code, consts), {}, vectors, maps, outers};
+          const std::vector<std::pair<int64_t, bool>>& maps, const std::vector<bool>& outers,
+          const std::vector<Shape>& statics, const std::vector<std::vector<int64_t>>& gradients) {
+  new (self) Bound{decode_plan(code, consts), {}, vectors, maps, outers, statics, gradients};
   for (const auto& [source, first, width] : streams) {
+    const int64_t found = self->plan.streams[self->streams.size()].width;
     self->streams.push_back({static_cast<Source>(source), first, width});
+    if (self->streams.back().source == Source::kTensor) self->widths[first] = found;
+    if (self->streams.back().source == Source::kKept) self->kept_width += width;
   }
 }
 
@@ -234,14 +460,23 @@ void make(Bound* self, const std::vector<int64_t>& code, const std::vector<doubl
 void bind_loop(nb::module_& m) {
   using namespace ostinato;
   m.def("use_tensor_table", &use_tensor_table, nb::arg("capsule"),
-        "Sets how tensors are read: torch.Tensor.__dlpack_c_exchange_api__.");
+        "Sets how tensors are read and made: torch.Tensor.__dlpack_c_exchange_api__.");
   nb::class_<Bound>(m, "Plan", "A step's plan, decoded, and where a call's tensors belong in it.")
       .def("__init__", &make, nb::arg("code"), nb::arg("consts"), nb::arg("streams"),
-           nb::arg("vectors"), nb::arg("maps"), nb::arg("outers"))
-      .def("run", &run, nb::arg("is_double"), nb::arg("header"), nb::arg("reset").none(),
-           nb::arg("batch_sizes").none(), nb::arg("lengths").none(), nb::arg("tensors"),
-           nb::arg("kept").none(), nb::arg("initial"), nb::arg("entering"), nb::arg("leaving"),
-           nb::arg("statics"), nb::arg("sums"), nb::arg("outers"),
-           "Run through time. The header: steps, rows, threads, reverse, packed, truncate, and for "
-           "tests 1 to poison scratch memory, 2 to divide columns.");
+           nb::arg("vectors"), nb::arg("maps"), nb::arg("outers"), nb::arg("statics"),
+           nb::arg("gradients"))
+      .def("forward", &forward, nb::arg("x"), nb::arg("state"), nb::arg("statics"),
+           nb::arg("reset").none(), nb::arg("lengths").none(), nb::arg("batch_sizes").none(),
+           nb::arg("reverse"), nb::arg("batch_first").none(), nb::arg("threads"),
+           nb::arg("testing"), nb::arg("room"),
+           "Run through time: (output, what is kept or None, *final state). testing: 1 to begin "
+           "with NaN in all memory, 2 to divide columns. room: rows that can be kept, -1: as many "
+           "as there are. ValueError: a tensor doesn't fit the plan.")
+      .def("backward", &backward, nb::arg("x"), nb::arg("y"), nb::arg("kept").none(),
+           nb::arg("state"), nb::arg("statics"), nb::arg("dy"), nb::arg("dfinal"),
+           nb::arg("reset").none(), nb::arg("lengths").none(), nb::arg("batch_sizes").none(),
+           nb::arg("reverse"), nb::arg("bptt"), nb::arg("batch_first").none(), nb::arg("threads"),
+           nb::arg("testing"),
+           "Run back through time: the gradients of (x, *state, *statics), None for what the plan "
+           "leaves out. ValueError: a tensor doesn't fit the plan.");
 }

@@ -15,6 +15,10 @@ namespace ostinato {
 namespace {
 
 constexpr int64_t kPage = 4096, kHugePage = int64_t{2} << 20;
+// Memory from here on is made of blocks. (LSTM and GRU at (100, 64, 128, 128): up to 1,570 page
+// faults and 3 of 20 ms a training call, by how the heap happened to lie, with blocks from 8 MiB on.)
+constexpr int64_t kLarge = int64_t{128} << 10;
+constexpr auto kLine = static_cast<std::align_val_t>(64);
 // What may wait in all. More than that is a rare call's, whose memory the process should have back.
 constexpr int64_t kWaiting = int64_t{256} << 20;
 
@@ -26,7 +30,7 @@ class Blocks {
  public:
   void* take(int64_t bytes) {
     const int64_t page = bytes >= 2 * kHugePage ? kHugePage : kPage;
-    const int64_t size = (std::max<int64_t>(bytes, 1) + page - 1) / page * page;
+    const int64_t size = (bytes + page - 1) / page * page;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       const auto found = waiting_.lower_bound(size);
@@ -88,9 +92,18 @@ Blocks& blocks() {
 
 }  // namespace
 
-void* take_block(int64_t bytes) { return blocks().take(bytes); }
+void* take_memory(int64_t bytes) {
+  if (bytes >= kLarge) return blocks().take(bytes);
+  return ::operator new(static_cast<size_t>(std::max<int64_t>(bytes, 1)), kLine);
+}
 
-void give_block(void* block) { blocks().give(block); }
+void give_memory(void* memory, int64_t bytes) {
+  if (bytes >= kLarge) {
+    blocks().give(memory);
+  } else {
+    ::operator delete(memory, kLine);
+  }
+}
 
 int64_t waiting_bytes() { return blocks().waiting(); }
 

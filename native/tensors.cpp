@@ -1,19 +1,36 @@
 #include "tensors.h"
 
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <new>
+#include <numeric>
 #include <stdexcept>
+#include <string>
+
+#include "memory.h"
 
 namespace nb = nanobind;
 
 namespace ostinato {
 namespace {
 
-// The beginning of DLPackExchangeAPI, whose layout is fixed for a major version.
+// DLManagedTensorVersioned, whose layout is fixed for a major version.
+struct Managed {
+  uint32_t major, minor;
+  void* context;
+  void (*deleter)(Managed*);
+  uint64_t flags;
+  nb::dlpack::dltensor tensor;
+};
+
+// The beginning of DLPackExchangeAPI, likewise.
 struct Table {
   uint32_t major, minor;
   Table* older;
   void* allocate;
   void* managed_from_object;
-  void* managed_to_object;
+  int (*managed_to_object)(Managed* tensor, void** object);
   int (*view_of_object)(void* object, nb::dlpack::dltensor* out);
 };
 
@@ -21,23 +38,100 @@ constexpr uint32_t kMajor = 1;
 
 const Table* table = nullptr;
 
+const Table& functions() {
+  if (table == nullptr) throw std::logic_error("use_tensor_table() comes first");
+  return *table;
+}
+
+struct Owned {
+  Managed managed;
+  Shape shape, strides;
+  int64_t bytes;
+};
+
+void give(Managed* managed) {
+  auto* owned = static_cast<Owned*>(managed->context);
+  give_memory(managed->tensor.data, owned->bytes);
+  delete owned;
+}
+
+std::string text(const Shape& shape) {
+  std::string found;
+  for (int64_t n : shape) found += (found.empty() ? "" : ", ") + std::to_string(n);
+  return "(" + found + ")";
+}
+
+void* memory_for(const Owned& owned) {
+  try {
+    return take_memory(owned.bytes);
+  } catch (const std::bad_alloc&) {
+    PyErr_Format(PyExc_MemoryError,
+                 "no memory for %lld bytes, a tensor %s of the time loop; use shorter sequences, "
+                 "smaller batches, or no gradients",
+                 static_cast<long long>(owned.bytes), text(owned.shape).c_str());
+    nb::raise_python_error();
+  }
+}
+
 }  // namespace
+
+int64_t TensorView::elements() const {
+  return std::accumulate(shape, shape + ndim, int64_t{1}, std::multiplies<>());
+}
+
+bool TensorView::contiguous() const {
+  int64_t next = 1;
+  for (int32_t i = ndim - 1; i >= 0; --i) {
+    if (shape[i] != 1 && strides[i] != next) return elements() == 0;
+    next *= shape[i];
+  }
+  return true;
+}
 
 void use_tensor_table(nb::handle capsule) {
   auto* found = static_cast<Table*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   if (found == nullptr) nb::raise_python_error();
   while (found != nullptr && found->major != kMajor) found = found->older;
-  if (found == nullptr || found->view_of_object == nullptr) {
+  if (found == nullptr || found->view_of_object == nullptr ||
+      found->managed_to_object == nullptr) {
     throw std::invalid_argument("PyTorch's tensors don't offer DLPack's exchange interface 1");
   }
   table = found;
 }
 
 TensorView view_tensor(nb::handle tensor) {
-  if (table == nullptr) throw std::logic_error("use_tensor_table() comes first");
   nb::dlpack::dltensor view;
-  if (table->view_of_object(tensor.ptr(), &view) != 0) nb::raise_python_error();
-  return {static_cast<char*>(view.data) + view.byte_offset, view.ndim, view.shape, view.strides};
+  if (functions().view_of_object(tensor.ptr(), &view) != 0) nb::raise_python_error();
+  return {static_cast<char*>(view.data) + view.byte_offset, view.ndim, view.shape, view.strides,
+          view.device.device_type == nb::device::cpu::value, view.dtype};
+}
+
+NewTensor new_tensor(const Shape& shape, const Shape& strides, bool is_double) {
+  const Table& f = functions();
+  const int64_t size = is_double ? sizeof(double) : sizeof(float);
+  const int64_t elements =
+      std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+  auto made = std::make_unique<Owned>(Owned{{}, shape, strides, elements * size});
+  if (strides.empty()) {
+    made->strides.resize(shape.size());
+    int64_t next = 1;
+    for (size_t i = shape.size(); i-- > 0; next *= shape[i]) made->strides[i] = next;
+  }
+  Managed& managed = made->managed;
+  managed.major = kMajor;
+  managed.context = made.get();
+  managed.deleter = give;
+  managed.tensor.data = memory_for(*made);
+  managed.tensor.device = {nb::device::cpu::value, 0};
+  managed.tensor.ndim = static_cast<int32_t>(shape.size());
+  managed.tensor.dtype = {static_cast<uint8_t>(nb::dlpack::dtype_code::Float),
+                          static_cast<uint8_t>(8 * size), 1};
+  managed.tensor.shape = made->shape.data();
+  managed.tensor.strides = made->strides.data();
+  void* data = managed.tensor.data;
+  void* object = nullptr;
+  if (f.managed_to_object(&made.release()->managed, &object) != 0) nb::raise_python_error();
+  return {nb::steal(static_cast<PyObject*>(object)), data};
 }
 
 }  // namespace ostinato

@@ -1,6 +1,7 @@
 """The types of the extension module; what each function does is in its own docstring."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,28 +22,46 @@ class Plan:
         vectors: Sequence[int],
         maps: Sequence[tuple[int, bool]],
         outers: Sequence[bool],
+        statics: Sequence[Sequence[int]],
+        gradients: Sequence[Sequence[int]],
     ) -> None: ...
-    def run(
+    def forward(
         self,
-        is_double: bool,
-        header: Sequence[int],
-        reset: Tensor | None,
-        batch_sizes: Tensor | None,
-        lengths: Tensor | None,
-        tensors: Sequence[Tensor | None],
-        kept: Tensor | None,
-        initial: Sequence[Tensor],
-        entering: Sequence[Tensor],
-        leaving: Sequence[Tensor],
+        x: Tensor,
+        state: Sequence[Tensor],
         statics: Sequence[Tensor],
-        sums: Sequence[Tensor],
-        outers: Sequence[Tensor],
-    ) -> None: ...
+        reset: Tensor | None,
+        lengths: Tensor | None,
+        batch_sizes: Tensor | None,
+        reverse: bool,
+        batch_first: bool | None,
+        threads: int,
+        testing: int,
+        room: int,
+    ) -> tuple[Any, ...]: ...
+    def backward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        kept: Tensor | None,
+        state: Sequence[Tensor],
+        statics: Sequence[Tensor],
+        dy: Tensor,
+        dfinal: Sequence[Tensor],
+        reset: Tensor | None,
+        lengths: Tensor | None,
+        batch_sizes: Tensor | None,
+        reverse: bool,
+        bptt: int,
+        batch_first: bool | None,
+        threads: int,
+        testing: int,
+    ) -> tuple[Tensor | None, ...]: ...
 
 def use_tensor_table(capsule: object) -> None: ...
-def block(shape: Sequence[int], strides: Sequence[int], is_double: bool) -> object: ...
 
 # For tests.
+def new_tensor(shape: Sequence[int], strides: Sequence[int], is_double: bool) -> Tensor: ...
 def waiting_bytes() -> int: ...
 def gemm(
     isa: str,

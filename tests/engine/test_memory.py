@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import io
+import pickle
 import threading
 
 import pytest
@@ -11,13 +14,14 @@ import torch
 import ostinato
 from helpers import random_input
 from ostinato import _native
-from ostinato.engine import memory, native
+from ostinato.engine import native
 
 BLOCK = 3 << 20  # bytes; more than a small tensor, less than two huge pages
+LARGE = 128 << 10  # bytes from which a tensor lies on a block
 
 
 def block(size: int = BLOCK) -> torch.Tensor:
-    return memory.empty(torch.empty(0), (size // 4,), (1,), own=True)
+    return _native.new_tensor((size // 4,), (), False)
 
 
 @pytest.fixture(autouse=True)
@@ -71,33 +75,58 @@ def test_blocks_are_given_back_by_any_thread() -> None:
     assert block().data_ptr() in at
 
 
-def test_a_capsule_that_nobody_takes_frees_its_block() -> None:
-    capsule = _native.block((BLOCK,), (1,), True)
+def test_small_tensors_do_not_wait() -> None:
+    small, large = block(LARGE - 4), block(LARGE)
+    assert small.data_ptr() % 64 == large.data_ptr() % 64 == 0
     before = _native.waiting_bytes()
-    del capsule
-    assert _native.waiting_bytes() == before + 8 * BLOCK
-    with pytest.raises(ValueError, match="one stride for each size"):
-        _native.block((3, 4), (1,), True)
+    del small
+    assert _native.waiting_bytes() == before
+    del large
+    assert _native.waiting_bytes() == before + LARGE
 
 
 def test_no_memory_is_a_clear_error() -> None:
-    with pytest.raises(MemoryError, match=r"no memory for 4000000000000000000 bytes, a tensor"):
-        memory.empty(torch.empty(0), (10**18,), (1,), own=True)
+    with pytest.raises(
+        MemoryError, match=r"no memory for 4000000000000000000 bytes, a tensor \(10, 100000"
+    ):
+        _native.new_tensor((10, 10**17), (), False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_shapes_and_strides(dtype: torch.dtype) -> None:
-    like = torch.empty(0, dtype=dtype)
-    made = memory.empty(like, (70, 300, 900), (900, 70 * 900, 1), own=True)
-    assert made.shape == (70, 300, 900)
-    assert made.stride() == (900, 70 * 900, 1)
+@pytest.mark.parametrize("shape", [(70, 300, 900), (3, 2, 5), (0, 4, 5), (1, 1, 1)])
+def test_shapes_and_strides(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    steps, _, width = shape
+    is_double = dtype is torch.float64
+    made = _native.new_tensor(shape, (width, steps * width, 1), is_double)
+    assert made.shape == shape
     assert made.dtype is dtype
     assert made.transpose(0, 1).is_contiguous()
+    assert _native.new_tensor(shape, (), is_double).stride() == torch.empty(shape).stride()
     made.fill_(3.0)
-    assert made.sum() == 3.0 * 70 * 300 * 900
+    assert made.sum() == 3.0 * made.numel()
 
 
-def test_a_layer_with_long_results(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_tensors_like_any_other() -> None:
+    """Saved, copied, shared with another process, seen by NumPy; only room can't be added."""
+    y, h = ostinato.nn.RNN(3, 4)(random_input(5, 2, 3).float())
+    assert y.is_leaf is False
+    y = y.detach()
+    before = y.clone()
+    file = io.BytesIO()
+    torch.save(y, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file), before)
+    assert torch.equal(copy.deepcopy(y), before)
+    assert torch.equal(pickle.loads(pickle.dumps(y)), before)
+    y.numpy()[0] += 1
+    assert torch.equal(y[0], before[0] + 1)
+    assert y.share_memory_().is_shared()
+    assert torch.equal(y[1:], before[1:])
+    with pytest.raises(RuntimeError, match="not resizable"):
+        h.detach().resize_(9, 9)
+
+
+def test_a_layer_on_used_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs and gradients on blocks are those of a small batch, whatever lay in the memory."""
     monkeypatch.setattr(native, "poison", False)  # the memory itself is dirty here
     layer = ostinato.nn.LSTM(2, 512)
@@ -107,8 +136,7 @@ def test_a_layer_with_long_results(monkeypatch: pytest.MonkeyPatch) -> None:
     few[:, 0] = x[:, 5]
     few.requires_grad_()
     x.requires_grad_()
-    dirty = memory.empty(x, (700, 24, 512), (24 * 512, 512, 1), own=False)
-    assert dirty.numel() * 4 >= memory._LARGE_RESULT
+    dirty = _native.new_tensor((700, 24, 512), (), False)
     at = dirty.fill_(float("nan")).data_ptr()
     del dirty
     y, _ = layer(x, lengths=lengths)

@@ -13,7 +13,7 @@ from ostinato.engine.cudnn import run_cudnn
 from ostinato.engine.eager import run_eager
 from ostinato.engine.explain import Report, explain
 from ostinato.engine.frames import outside_of_graphs
-from ostinato.engine.native import make_job, run_native
+from ostinato.engine.native import make_course, run_native
 from ostinato.engine.opaque import register
 from ostinato.engine.step import Recorded, Step
 from ostinato.strictness import strict
@@ -82,13 +82,11 @@ def recurrence(
         if choice.slow:
             strict.check(choice.reason)
         if choice.engine != "cudnn" and choice.trace is not None:
+            course = make_course(
+                x, lengths=lengths, reset=reset, batch_sizes=batch_sizes, reverse=reverse, bptt=bptt
+            )
             statics = step.statics(choice.trace)
-            rows = state[0].shape[-2] if state else x.shape[1]
-            job = make_job(
-                choice.trace.program, x, rows, lengths=lengths, reset=reset,
-                batch_sizes=batch_sizes, reverse=reverse, bptt=bptt,
-            )  # fmt: skip
-            return run_native(job, statics, x, state)
+            return run_native(choice.trace.program, course, statics, x, state)
         if choice.engine == "cudnn":
             run = partial(run_cudnn, step)
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ostinato import _native
 from ostinato.compiler.plan import Needs, Plan, StepPlan, make_plan
@@ -19,56 +19,31 @@ if TYPE_CHECKING:
 
 _lock = threading.Lock()
 
-#: The order in which a direction counts the tensors that lie in memory step by step.
-STREAMED = ("x", "y", "dy", "dx")
+#: The tensors that lie in memory step by step, in the order of ``native/bindings_loop.cpp``.
+_STREAMED = ("x", "y", "dy", "dx")
 
-
-#: What stands behind a stream (``native/bindings_loop.cpp``), with two numbers: one of
-#: ``STREAMED``; what forward keeps, first column and width; another stream one step back, and
-#: before the first step which initial state.
+#: What stands behind a stream (the same file), with two numbers: one of ``_STREAMED``; what forward
+#: keeps, first column and width; another stream one step back, and before the first step which
+#: initial state.
 _TENSOR, _KEPT, _INITIAL = range(3)
 
 
 @dataclass(frozen=True, slots=True)
-class Total:
-    """The gradient of a static: the sum of some of backward's results.
-
-    ``shape``: the static's, if the results have another. ``again``: another static has been given
-    the same result.
-    """
-
-    static: int
-    results: tuple[int, ...]
-    shape: tuple[int, ...] | None
-    again: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Direction:
-    """One direction of a plan, ready to run.
+class Compiled:
+    """A plan and its code.
 
     Attributes:
-        native: the engine's code, which knows where the tensors of a call belong.
-        sums: shapes of the results that are vectors.
-        outers: shapes of the results that are matrices.
-        totals: which results make up the gradients.
-        wants_dx: whether the input's gradient is one of the streams.
+        program: the step.
+        plan: what was made of it.
+        forward: the engine's code, which knows where the tensors of a call belong.
+        backward: likewise; ``None``: no gradients are wanted.
+        kept_width: elements that are kept for each step of a row.
     """
 
-    native: Any  # _native.Plan
-    sums: tuple[tuple[int, ...], ...] = ()
-    outers: tuple[tuple[int, ...], ...] = ()
-    totals: tuple[Total, ...] = ()
-    wants_dx: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """A plan and its code; ``kept_width``: elements that are kept for each step of a row."""
-
+    program: Program
     plan: Plan
-    forward: Direction
-    backward: Direction | None
+    forward: _native.Plan
+    backward: _native.Plan | None
     kept_width: int
 
 
@@ -92,10 +67,10 @@ def _compile(program: Program, needs: Needs | None) -> Compiled:
         kept[stream.name] = (width, stream.width)
         width += stream.width
     backward = None if plan.backward is None else _direction(plan.backward, kept, program)
-    return Compiled(plan, _direction(plan.forward, kept, program), backward, width)
+    return Compiled(program, plan, _direction(plan.forward, kept, program), backward, width)
 
 
-def _direction(plan: StepPlan, kept: dict[str, tuple[int, int]], program: Program) -> Direction:
+def _direction(plan: StepPlan, kept: dict[str, tuple[int, int]], program: Program) -> _native.Plan:
     lowered = lower(plan)
     streams = []
     for stream in plan.streams:
@@ -104,29 +79,19 @@ def _direction(plan: StepPlan, kept: dict[str, tuple[int, int]], program: Progra
         elif stream.source is not None:
             streams.append((_INITIAL, int(stream.name.removeprefix("prev")), 0))
         else:
-            streams.append((_TENSOR, STREAMED.index(stream.name), 0))
-    nodes = plan.schedule.graph.nodes
+            streams.append((_TENSOR, _STREAMED.index(stream.name), 0))
     position = {n: k for k, n in enumerate((*lowered.sums, *lowered.outers))}
-    totals = []
-    given: set[int] = set()
+    gradients: list[list[int]] = [[] for _ in program.statics]
     for static, numbers in plan.dstatics.items():
-        shape = program.statics[static].shape
-        same = len(numbers) == 1 and nodes[numbers[0]].shape == shape
-        again = len(numbers) == 1 and numbers[0] in given
-        given.add(numbers[0])
-        results = tuple(position[n] for n in numbers)
-        totals.append(Total(static, results, None if same else shape, again))
-    return Direction(
-        _native.Plan(
-            lowered.code,
-            lowered.consts,
-            streams,
-            lowered.vectors,
-            [(spec.static, spec.transposed) for spec in lowered.maps],
-            [nodes[n].attrs["transposed"] for n in lowered.outers],
-        ),
-        tuple(nodes[n].shape for n in lowered.sums),
-        tuple(nodes[n].shape for n in lowered.outers),
-        tuple(totals),
-        any(s.name == "dx" for s in plan.streams),
+        gradients[static] = [position[n] for n in numbers]
+    nodes = plan.schedule.graph.nodes
+    return _native.Plan(
+        lowered.code,
+        lowered.consts,
+        streams,
+        lowered.vectors,
+        [(spec.static, spec.transposed) for spec in lowered.maps],
+        [nodes[n].attrs["transposed"] for n in lowered.outers],
+        program.static_shapes,
+        gradients,
     )

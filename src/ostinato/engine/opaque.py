@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ostinato.compiler.plan import Needs
 from ostinato.engine.code import compiled
-from ostinato.engine.native import Job, backward, check_statics, forward, make_job
+from ostinato.engine.native import Course, backward, forward, make_course
 from ostinato.engine.step import Step
 from ostinato.errors import InputError
 
@@ -126,23 +126,6 @@ def _rows(x: Tensor, batch: int, batch_sizes: Tensor | None) -> int:
     return len(x) if batch_sizes is not None else x.shape[0] * batch
 
 
-def _job(
-    trace: Trace,
-    x: Tensor,
-    state: Sequence[Tensor],
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    batch_sizes: Tensor | None,
-    reverse: bool,
-    bptt: int,
-    batch_first: bool,
-) -> Job:
-    return make_job(
-        trace.program, x, state[0].shape[0], lengths=lengths, reset=reset,
-        batch_sizes=batch_sizes, reverse=reverse, bptt=bptt or None, batch_first=batch_first,
-    )  # fmt: skip
-
-
 @torch.library.custom_op("ostinato::recurrence", mutates_args=(), device_types="cpu")
 def recurrence_op(
     x: Tensor,
@@ -193,19 +176,21 @@ def recurrence_op(
     trace = step.trace(x.shape[-1], x.dtype)
     flags = _flags(wanted, 1 + len(state), len(leaves))
     _, statics = prepare(trace, _names(names), leaves, flags)
-    check_statics(trace.program, statics, x.dtype)
     code = compiled(trace.program, needs_of(statics, wanted))
     if trace.program.output_size != output_size or code.kept_width != kept_width:
         raise InputError(
             "the cell computes something of another size than when it was compiled; call "
             "torch.compiler.reset() after such a change"
         )
-    job = _job(trace, x, state, lengths, reset, batch_sizes, reverse, bptt, batch_first)
-    room = _rows(x, job.rows, batch_sizes)
-    y, final, kept = forward(code, job, x, tuple(state), [s.detach() for s in statics], room)
+    course = make_course(
+        x, lengths=lengths, reset=reset, batch_sizes=batch_sizes, reverse=reverse,
+        bptt=bptt or None, batch_first=batch_first,
+    )  # fmt: skip
+    room = _rows(x, state[0].shape[0], batch_sizes)
+    y, kept, *final = forward(code, course, x, tuple(state), [s.detach() for s in statics], room)
     number = trace.program.made.setdefault("number", next(_count))
     _traces[number] = trace
-    return y, list(final), x.new_empty(0) if kept is None else kept, torch.tensor([number])
+    return y, final, x.new_empty(0) if kept is None else kept, torch.tensor([number])
 
 
 @recurrence_op.register_fake
@@ -257,9 +242,9 @@ def recurrence_backward_op(
     first = 1 + len(state)
     inputs, statics = prepare(trace, _names(names), leaves, _flags(wanted, first, len(leaves)))
     code = compiled(trace.program, needs_of(statics, wanted))
-    job = _job(trace, x, state, lengths, reset, batch_sizes, reverse, bptt, batch_first)
+    course = Course(lengths, reset, batch_sizes, reverse, bptt, batch_first)
     dx, *grads = backward(
-        code, job, x, y, kept, tuple(state), [s.detach() for s in statics], dy, dfinal
+        code, course, x, y, kept, tuple(state), [s.detach() for s in statics], dy, dfinal
     )
     if dx is None:
         dx = _like_input(x, x.shape[-1], batch_first).zero_()

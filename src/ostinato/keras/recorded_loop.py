@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from ostinato.engine.code import Compiled
-    from ostinato.engine.native import Job
+    from ostinato.engine.native import Course
     from ostinato.engine.step import State, Step
 
 
@@ -33,23 +33,23 @@ class Loop:
 
     Args:
         code: what runs.
-        job: over what.
+        course: how.
         wanted: of which inputs, ``(x, *state, *statics)``, there shall be gradients.
     """
 
-    def __init__(self, code: Compiled, job: Job, wanted: tuple[bool, ...]) -> None:
+    def __init__(self, code: Compiled, course: Course, wanted: tuple[bool, ...]) -> None:
         self.code = code
-        self.job = job
+        self.course = course
         self.wanted = wanted
-        self.states = len(job.program.state_sizes)
+        self.states = len(code.program.state_sizes)
         self.given: tuple[bool, ...] = ()
         self.absent: list[Tensor] = []
 
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """``(x, *state, *statics)`` to ``(y, *final)``, and what is kept if anything is."""
         first = 1 + self.states
-        y, final, kept = native.forward(
-            self.code, self.job, inputs[0], tuple(inputs[1:first]), inputs[first:]
+        y, kept, *final = native.forward(
+            self.code, self.course, inputs[0], tuple(inputs[1:first]), inputs[first:]
         )
         return [y, *final] if kept is None else [y, *final, kept]
 
@@ -67,7 +67,7 @@ class Loop:
         kept = more.pop(0) if self.code.kept_width else None
         there, absent = iter(more), iter(self.absent)
         dy, *dfinal = [next(there if given else absent) for given in self.given]
-        grads = native.backward(self.code, self.job, x, y, kept, state, statics, dy, dfinal)
+        grads = native.backward(self.code, self.course, x, y, kept, state, statics, dy, dfinal)
         return [
             grad for grad, want in zip(grads, self.wanted, strict=True) if want and grad is not None
         ]
@@ -104,17 +104,13 @@ def recurrence(step: Step, x: Tensor, state: State, *, reverse: bool) -> tuple[T
     assert loops is not None
     trace = step.trace(x.shape[-1], x.dtype)
     statics = step.statics(trace)
-    native.check_statics(trace.program, statics, x.dtype)
-    job = native.make_job(
-        trace.program, x, x.shape[1], lengths=None, reset=None, batch_sizes=None,
-        reverse=reverse, bptt=None,
-    )  # fmt: skip
+    course = native.Course(reverse=reverse)
     inputs = (x, *state, *statics)
     wanted = tuple(t.requires_grad for t in inputs)
     first = 1 + len(state)
     asked = frozenset(i for i, wants in enumerate(wanted[first:]) if wants)
     needs = Needs(wanted[0], asked) if any(wanted) else None
-    loop = Loop(compiled(trace.program, needs), job, wanted)
+    loop = Loop(compiled(trace.program, needs), course, wanted)
     loops.append(loop)
     results = _Differentiable.apply(loop, len(loops) - 1, *inputs)  # type: ignore[no-untyped-call]
     y, *final = results[:first]

@@ -35,7 +35,7 @@ from ostinato.nn.packed import with_data
 from ostinato.strictness import strict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ostinato.cells.base import Cell
     from ostinato.compiler.trace import Trace
@@ -84,8 +84,8 @@ class _Bound:
         self.dtype = tensors[0].dtype
         self.sound = sound  # all tensors have one dtype and one device
 
-    def holds(self, tensors: list[Tensor]) -> bool:
-        return all(map(is_, tensors, self.tensors)) and tensors[0].dtype is self.dtype
+    def holds(self, tensors: Iterable[Tensor | None]) -> bool:
+        return all(map(is_, tensors, self.tensors)) and self.tensors[0].dtype is self.dtype
 
     def __deepcopy__(self, memo: object) -> None:
         return None
@@ -261,11 +261,11 @@ class DropIn(nn.RNNBase):
         """The steps with the tensors as they are now: parametrised ones are computed here, once."""
         own = self._parameters
         names = self._flat_weights_names
-        tensors = [t if (t := own.get(name)) is not None else getattr(self, name) for name in names]
         compiling = torch.compiler.is_compiling()
         bound = None if compiling else self._bound
-        if bound is not None and bound.holds(tensors):
+        if bound is not None and bound.holds(map(own.get, names)):
             return bound
+        tensors = [t if (t := own.get(name)) is not None else getattr(self, name) for name in names]
         dtype, device = tensors[0].dtype, tensors[0].device
         sound = all(t.dtype is dtype and t.device == device for t in tensors)
         if compiling:

@@ -1,0 +1,129 @@
+"""What the engine takes: any strides, but no tensor that doesn't fit the plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import ostinato
+from helpers import random_input
+from ostinato.compiler.plan import Needs
+from ostinato.engine import native
+from ostinato.engine.code import compiled
+
+T, B, N, H = 5, 3, 2, 4  # steps, rows, features of the input and of the state
+
+
+@pytest.fixture
+def call() -> dict[str, Any]:
+    """The arguments of a good call of an LSTM, forward and backward."""
+    layer = ostinato.nn.LSTM(N, H)
+    step = layer._bind().steps[0]
+    trace = step.trace(N, torch.float32)
+    code = compiled(trace.program, Needs(True, frozenset(range(4))))
+    x = random_input(T, B, N).float()
+    state = (torch.zeros(1, B, H), torch.zeros(B, H))
+    statics = [s.detach() for s in step.statics(trace)]
+    y, kept, *final = code.forward.forward(
+        x, state, statics, None, None, None, False, None, 1, 0, -1
+    )
+    assert [f.shape for f in final] == [(1, B, H), (B, H)]
+    return {
+        "code": code, "x": x, "state": state, "statics": statics, "y": y, "kept": kept,
+        "dy": torch.ones(T, B, H), "dfinal": tuple(final),
+    }  # fmt: skip
+
+
+def _run(c: dict[str, Any], room: int = -1, batch_sizes: Any = None, lengths: Any = None) -> Any:
+    c["code"].forward.forward(
+        c["x"], c["state"], c["statics"], None, lengths, batch_sizes, False, None, 1, 0, room
+    )
+    return c["code"].backward.backward(
+        c["x"], c["y"], c["kept"], c["state"], c["statics"], c["dy"], c["dfinal"], None, lengths,
+        batch_sizes, False, 0, None, 1, 0,
+    )  # fmt: skip
+
+
+def test_a_good_call(call: dict[str, Any]) -> None:
+    grads = _run(call)
+    shapes = [t.shape for t in (call["x"], *call["state"], *call["statics"])]
+    assert [g.shape for g in grads] == shapes
+    assert len({g.data_ptr() for g in grads}) == len(grads)  # the biases' too, which are equal
+    biases = [g for g in grads if g.dim() == 1]
+    assert len(biases) == 2
+    assert torch.equal(*biases)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("x", torch.zeros(T, B, N + 1), "x"),
+        ("x", torch.zeros(T, N), "x"),
+        ("state", (torch.zeros(1, B, H), torch.zeros(B + 1, H)), "the state"),
+        ("state", (torch.zeros(B, H), torch.zeros(B, H - 1)), "the state"),
+        ("state", (torch.zeros(B, H), torch.zeros(B, H).double()), "the state"),
+        ("state", (torch.zeros(B, H),), "the state"),
+        ("state", (torch.zeros(B, H), torch.zeros(H)), "the state"),
+        ("statics", [torch.zeros(4 * H, N)], "the number of statics"),
+        ("y", torch.zeros(T - 1, B, H), "the output"),
+        ("dy", torch.zeros(T, B, H + 1), "the output's gradient"),
+        ("dy", torch.zeros(T, B, H).double(), "the output's gradient"),
+        ("kept", torch.zeros(7).double(), "what is kept"),
+        ("dfinal", (torch.zeros(B, H), torch.zeros(B, 1)), "the state"),
+    ],
+)
+def test_what_does_not_fit(call: dict[str, Any], name: str, value: Any, what: str) -> None:
+    call[name] = value
+    with pytest.raises(ValueError, match=f"call: {what} doesn't fit the plan"):
+        _run(call)
+
+
+def test_what_does_not_fit_together(call: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="what is kept doesn't fit"):
+        _run(call, room=T * B - 1)
+    with pytest.raises(ValueError, match="lengths doesn't fit"):
+        _run(call, lengths=torch.tensor([T, T]))
+    call["x"] = torch.zeros(T * B, N)
+    with pytest.raises(ValueError, match="batch_sizes doesn't fit"):
+        _run(call, batch_sizes=torch.tensor([B, B]))
+
+
+def test_a_changed_static_is_named(call: dict[str, Any]) -> None:
+    call["statics"][0] = torch.zeros(4 * H, N + 1)
+    with pytest.raises(ValueError, match="a static doesn't fit"):
+        _run(call)
+    with pytest.raises(ostinato.InputError, match=r"weight_ih must be \(16, 2\) of torch.float32"):
+        native.forward(call["code"], native.Course(), call["x"], call["state"], call["statics"])
+
+
+def test_any_strides_will_do(call: dict[str, Any]) -> None:
+    """Rows with gaps, states and biases that aren't contiguous: copied, with the same results."""
+    expected = _run(call)
+    for name in ("x", "dy"):
+        call[name] = call[name].expand(2, T, B, -1).permute(1, 2, 3, 0).contiguous()[..., 0]
+    call["state"] = tuple(s.mT.contiguous().mT for s in call["state"])
+    call["dfinal"] = tuple(s.mT.contiguous().mT for s in call["dfinal"])
+    call["statics"] = [s.expand(2, *s.shape).movedim(0, -1).contiguous()[..., 0]
+                       for s in call["statics"]]  # fmt: skip
+    for name in ("x", "dy"):
+        assert call[name].stride(-1) == 2
+    for got, wanted in zip(_run(call), expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_a_tensor_that_left_a_transform() -> None:
+    kept = []
+
+    def square(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x)
+        return (x**2).sum()
+
+    torch.func.grad(square)(random_input(T, B, N).float())
+    layer = ostinato.nn.RNN(N, H)
+    y, _ = layer(kept[0])
+    plain, _ = layer(random_input(T, B, N).float())
+    assert torch.equal(y, plain)
+    with pytest.raises(RuntimeError, match="setup_context"):
+        torch.func.grad(lambda x: layer(x)[0].sum())(random_input(T, B, N).float())
