@@ -35,8 +35,10 @@ constexpr int64_t kTeamRows = 4, kTeamRowsLarge = 32;
 // one row and two threads win 15 % at 256 KiB and lose 20 % at 64 KiB.
 constexpr int64_t kTeamBytes = int64_t{192} << 10;
 
-struct Rows {  // a matrix in memory, as seen by a segment: first row and distance of rows
-  void* base;
+template <class T>
+struct Rows {  // a matrix in memory, as seen by a segment: row `first` lies at base
+  T* base;
+  int64_t first;
   int64_t stride;
 };
 
@@ -45,7 +47,11 @@ class Body {
  public:
   Body(const Shared<T>& shared, const Worker<T>& worker)
       : plan_(shared.plan), call_(shared.call), k_(shared.kernels), shared_(shared),
-        worker_(worker), team_(*worker.team) {}
+        worker_(worker), team_(*worker.team),
+        share_begin_(team_.rows * worker.member / team_.members),
+        share_end_(team_.rows * (worker.member + 1) / team_.members) {
+    place_fixed();
+  }
 
   void run() {
     clear_gradients();
@@ -90,9 +96,7 @@ class Body {
   // This member's rows [lo, hi) of the n that are running. A row has one member for all its steps,
   // so that what a step leaves in a row's buffers needs no barrier.
   std::pair<int64_t, int64_t> share(int64_t n) const {
-    const int64_t lo = team_.rows * worker_.member / team_.members;
-    const int64_t hi = team_.rows * (worker_.member + 1) / team_.members;
-    return {std::min(n, lo), std::min(n, hi)};
+    return {std::min(n, share_begin_), std::min(n, share_end_)};
   }
 
   void meet() const {
@@ -139,23 +143,19 @@ class Body {
 
   // Rows [lo, hi) of a stream for a segment: in place, or gathered into scratch memory.
   void open_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
-    opened_.assign(plan_.streams.size(), Rows{nullptr, 0});
     if (lo == hi) return;
-    for (int32_t id : plan_.segment_reads[phase]) open_stream(id, u, lo, hi, true);
-    for (int32_t id : plan_.segment_writes[phase]) {
-      if (opened_[id].base == nullptr) open_stream(id, u, lo, hi, false);
-    }
+    for (const Opening& o : plan_.segment_opens[phase]) open_stream(o.stream, u, lo, hi, o.read);
   }
 
   void open_stream(int32_t id, int64_t u, int64_t lo, int64_t hi, bool read) {
+    Rows<T>& rows = slots_[plan_.stream_slots[id]];
     if (evenly_spaced(id, u, lo, hi)) {
-      const int64_t distance = row_distance(id, u);
-      opened_[id] = {seen_row(id, u, team_.begin + lo) - lo * distance, distance};
+      rows = {seen_row(id, u, team_.begin + lo), lo, row_distance(id, u)};
       return;
     }
     const int64_t width = plan_.streams[id].width;
     T* scratch = team_.stream_scratch[id];
-    opened_[id] = {scratch, width};
+    rows = {scratch, 0, width};
     if (!read) return;
     for (int64_t i = lo; i < hi; ++i) {
       std::memcpy(scratch + i * width, seen_row(id, u, team_.begin + i),
@@ -164,9 +164,10 @@ class Body {
   }
 
   void close_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
+    if (lo == hi) return;
     for (int32_t id : plan_.segment_writes[phase]) {
       T* scratch = team_.stream_scratch[id];
-      if (opened_[id].base != scratch) continue;
+      if (slots_[plan_.stream_slots[id]].base != scratch) continue;
       const int64_t width = plan_.streams[id].width;
       for (int64_t i = lo; i < hi; ++i) {
         std::memcpy(seen_row(id, u, team_.begin + i), scratch + i * width,
@@ -234,10 +235,11 @@ class Body {
       if (n == 0) continue;
       if (!plan_.backward) clear_carry_rows(parity_, u, n);
       const auto [lo, hi] = share(n);
+      place_moving(u);
       open_streams(kLoop, u, lo, hi);
       for (const Instr& instr : plan_.phases[kLoop]) {
         if (instr.kind == InstrKind::kSegment) {
-          segment(instr, u, lo, hi);
+          segment(instr, lo, hi);
         } else {
           product(instr, u, u + 1);
         }
@@ -254,8 +256,9 @@ class Body {
       if (instr.kind == InstrKind::kSegment) {
         for (int64_t u = first_; u < last_; ++u) {
           const auto [lo, hi] = share(active(u));
+          place_moving(u);
           open_streams(phase, u, lo, hi);
-          segment(instr, u, lo, hi);
+          segment(instr, lo, hi);
           close_streams(phase, u, lo, hi);
         }
       } else {
@@ -265,50 +268,75 @@ class Body {
     }
   }
 
-  // Where an operand's rows of step u are; for spaces that have rows.
-  Rows rows_of(const Operand& o, int64_t u) const {
-    switch (o.space) {
-      case Space::kCarryIn:
-        return {team_.carry[parity_][o.id] + o.offset, plan_.carry[o.id]};
-      case Space::kCarryOut:
-        return {team_.carry[parity_ ^ 1][o.id] + o.offset, plan_.carry[o.id]};
-      case Space::kStep:
-        return {team_.step[o.id] + o.offset, plan_.step[o.id]};
-      case Space::kChunk: {
-        const int64_t width = plan_.chunk[o.id];
-        return {team_.chunk[o.id] + local_[u - first_] * width + o.offset, width};
+  // ---- operands
+
+  // Slots that are where they are for the whole call.
+  void place_fixed() {
+    slots_.assign(plan_.slots.size(), Rows<T>{nullptr, 0, 0});
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      const auto [space, id] = plan_.slots[i];
+      Rows<T>& rows = slots_[i];
+      // What is the same for all rows is read only.
+      if (space == Space::kConst) rows.base = const_cast<T*>(&shared_.consts[id]);
+      if (space == Space::kVector) rows.base = const_cast<T*>(vector(id));
+      if (space == Space::kStep) rows = {team_.step[id], 0, plan_.step[id]};
+      if (space == Space::kTile) rows.stride = plan_.tile[id];
+    }
+  }
+
+  // Slots that move with the step, besides streams.
+  void place_moving(int64_t u) {
+    for (int32_t slot : plan_.moving_slots) {
+      const auto [space, id] = plan_.slots[slot];
+      if (space == Space::kChunk) {
+        const int64_t width = plan_.chunk[id];
+        slots_[slot] = {team_.chunk[id] + local_[u - first_] * width, 0, width};
+      } else {
+        const int parity = space == Space::kCarryIn ? parity_ : parity_ ^ 1;
+        slots_[slot] = {team_.carry[parity][id], 0, plan_.carry[id]};
       }
-      case Space::kStream:
-        return {static_cast<T*>(opened_[o.id].base) + o.offset, opened_[o.id].stride};
-      default:
-        return {nullptr, 0};
+    }
+  }
+
+  // Buffers of a tile of so many rows that begins at `row`.
+  void place_tile(int64_t row, int64_t rows) {
+    for (int32_t slot : plan_.tile_slots) {
+      slots_[slot].base = worker_.tile + plan_.tile_begin[plan_.slots[slot].id] * rows;
+      slots_[slot].first = row;
     }
   }
 
   // Row pointers of an operand for all rows of steps [from, to). Returns how many.
   template <class P>
   int64_t point(const Operand& o, int64_t from, int64_t to, P* out) const {
-    int64_t count = 0;
-    for (int64_t u = from; u < to; ++u) {
-      const int64_t n = active(u);
-      if (o.space == Space::kStream) {
-        if (n > 0 && evenly_spaced(o.id, u, 0, n)) {
-          T* row = seen_row(o.id, u, team_.begin) + o.offset;
-          const int64_t distance = row_distance(o.id, u);
-          for (int64_t i = 0; i < n; ++i) out[count++] = row + i * distance;
-        } else {
-          for (int64_t i = 0; i < n; ++i) {
-            T* row = seen_row(o.id, u, team_.begin + i);
-            out[count++] = row == shared_.zeros ? row : row + o.offset;
-          }
-        }
-        continue;
-      }
-      const Rows rows = rows_of(o, u);
-      T* row = static_cast<T*>(rows.base);
-      for (int64_t i = 0; i < n; ++i) out[count++] = row + i * rows.stride;
+    const int64_t count = local_[to - first_] - local_[from - first_];
+    if (o.space == Space::kStream) {
+      for (int64_t u = from; u < to; ++u) out = point_at_stream(o, u, out);
+      return count;
     }
+    T* row = o.space == Space::kChunk
+                 ? team_.chunk[o.id] + local_[from - first_] * plan_.chunk[o.id]
+                 : slots_[o.slot].base;
+    row += o.offset;
+    const int64_t stride = o.space == Space::kChunk ? plan_.chunk[o.id] : slots_[o.slot].stride;
+    for (int64_t i = 0; i < count; ++i) out[i] = row + i * stride;
     return count;
+  }
+
+  template <class P>
+  P* point_at_stream(const Operand& o, int64_t u, P* out) const {
+    const int64_t n = active(u);
+    if (n > 0 && evenly_spaced(o.id, u, 0, n)) {
+      T* row = seen_row(o.id, u, team_.begin) + o.offset;
+      const int64_t distance = row_distance(o.id, u);
+      for (int64_t i = 0; i < n; ++i) out[i] = row + i * distance;
+    } else {
+      for (int64_t i = 0; i < n; ++i) {
+        T* row = seen_row(o.id, u, team_.begin + i);
+        out[i] = row == shared_.zeros ? row : row + o.offset;
+      }
+    }
+    return out + n;
   }
 
   void product(const Instr& instr, int64_t from, int64_t to) {
@@ -316,9 +344,12 @@ class Body {
     if (rows == 0) return;
     point(instr.out, from, to, worker_.out_rows);
     const Map& map = instr.kind == InstrKind::kGemm ? plan_.maps[instr.id] : plan_.outers[instr.id];
-    const int64_t panel = k_.panel, panels = (map.n + panel - 1) / panel;
-    const int64_t begin = std::min(map.n, panels * worker_.member / team_.members * panel);
-    const int64_t end = std::min(map.n, panels * (worker_.member + 1) / team_.members * panel);
+    int64_t begin = 0, end = map.n;
+    if (team_.members > 1) {
+      const int64_t panels = (map.n + k_.panel - 1) / k_.panel;
+      begin = std::min(map.n, panels * worker_.member / team_.members * k_.panel);
+      end = std::min(map.n, panels * (worker_.member + 1) / team_.members * k_.panel);
+    }
     for (int64_t g = 0; g < map.groups; ++g) {
       if (g > 0) {
         for (int64_t i = 0; i < rows; ++i) {
@@ -330,7 +361,7 @@ class Body {
       if (instr.kind == InstrKind::kGemm) {
         const T* bias = instr.bias < 0 ? nullptr : vector(instr.bias) + g * map.n;
         k_.gemm(worker_.a_rows, rows, map.k,
-                shared_.packed[instr.id] + g * packed_size(panel, map.k, map.n), begin, end,
+                shared_.packed[instr.id] + g * packed_size(k_.panel, map.k, map.n), begin, end,
                 worker_.out_rows, bias, instr.accumulate);
       } else {
         weight_gradient(instr, map, g, rows, begin, end);
@@ -351,47 +382,27 @@ class Body {
   const T* vector(int32_t id) const { return static_cast<const T*>(call_.vectors[id]); }
 
   // Written field by field, as kernels read it: a copy of the whole would wait for these stores.
-  void point_at(const Operand& o, int64_t u, int64_t row, int64_t tile_rows, In<T>& in) const {
+  void point_at(const Operand& o, int64_t row, In<T>& in) const {
+    const Rows<T>& rows = slots_[o.slot];
+    in.p = rows.base + (row - rows.first) * rows.stride + o.offset;
+    in.row_stride = rows.stride;
     in.col_stride = o.broadcast ? 0 : 1;
-    switch (o.space) {
-      case Space::kConst:
-        in.p = &shared_.consts[o.id];
-        in.row_stride = 0;
-        in.col_stride = 0;
-        return;
-      case Space::kVector:
-        in.p = vector(o.id) + o.offset;
-        in.row_stride = 0;
-        return;
-      case Space::kTile:
-        in.p = tile_slot(o.id, tile_rows) + o.offset;
-        in.row_stride = plan_.tile[o.id];
-        return;
-      default: {
-        const Rows rows = rows_of(o, u);
-        in.p = static_cast<const T*>(rows.base) + row * rows.stride;
-        in.row_stride = rows.stride;
-      }
-    }
   }
 
-  T* tile_slot(int32_t id, int64_t tile_rows) const {
-    return worker_.tile + plan_.tile_begin[id] * tile_rows;
-  }
-
-  void segment(const Instr& instr, int64_t u, int64_t lo, int64_t hi) {
+  void segment(const Instr& instr, int64_t lo, int64_t hi) {
     if (lo == hi) return;
     const int64_t width = std::max(instr.touched, plan_.tile_width);
     const int64_t tile = std::clamp<int64_t>(kTileElements / width, 1, hi - lo);
     for (int64_t row = lo; row < hi; row += tile) {
+      place_tile(row, tile);
       const int64_t rows = std::min(tile, hi - row);
-      for (const SegmentOp& op : instr.ops) segment_op(op, u, row, rows, tile);
+      for (const SegmentOp& op : instr.ops) segment_op(op, row, rows);
     }
   }
 
-  void segment_op(const SegmentOp& op, int64_t u, int64_t row, int64_t rows, int64_t tile) {
+  void segment_op(const SegmentOp& op, int64_t row, int64_t rows) {
     In<T> in[kMaxSources];
-    for (int i = 0; i < op.n_src; ++i) point_at(op.src[i], u, row, tile, in[i]);
+    for (int i = 0; i < op.n_src; ++i) point_at(op.src[i], row, in[i]);
     if (op.code == kCodeSumRows) {
       k_.sum_rows(worker_.sums[op.dst.id], in[0], rows, op.cols);
       return;
@@ -401,7 +412,7 @@ class Body {
       return;
     }
     In<T> dst;
-    point_at(op.dst, u, row, tile, dst);
+    point_at(op.dst, row, dst);
     T* d = const_cast<T*>(dst.p);
     if (op.code < kGroupCode) {
       k_.pointwise[op.code](d, dst.row_stride, in, rows, op.cols);
@@ -467,10 +478,11 @@ class Body {
   const Shared<T>& shared_;
   const Worker<T>& worker_;
   Team<T>& team_;
+  const int64_t share_begin_, share_end_;  // this member's rows of the team's
   int64_t first_ = 0, last_ = 0;  // steps of the chunk
   int parity_ = 0;
   std::vector<int64_t> local_;  // by step of the chunk: rows before it
-  std::vector<Rows> opened_;
+  std::vector<Rows<T>> slots_;  // where the operands of segments are now
 };
 
 }  // namespace

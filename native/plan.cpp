@@ -27,7 +27,7 @@ class Reader {
     o.space = static_cast<Space>(next());
     o.id = static_cast<int32_t>(next());
     o.offset = static_cast<int32_t>(next());
-    o.broadcast = next() != 0;
+    o.broadcast = next() != 0 || o.space == Space::kConst;
     return o;
   }
 
@@ -70,8 +70,37 @@ Instr read_instr(Reader& in) {
   return instr;
 }
 
+bool contains(const std::vector<int32_t>& list, int32_t value) {
+  return std::find(list.begin(), list.end(), value) != list.end();
+}
+
 void add_once(std::vector<int32_t>& list, int32_t value) {
-  if (std::find(list.begin(), list.end(), value) == list.end()) list.push_back(value);
+  if (!contains(list, value)) list.push_back(value);
+}
+
+void give_slot(Plan& plan, Operand& o) {
+  if (o.space == Space::kSum) return;
+  const auto found = std::find_if(plan.slots.begin(), plan.slots.end(), [&](const Slot& slot) {
+    return slot.space == o.space && slot.id == o.id;
+  });
+  o.slot = static_cast<int32_t>(found - plan.slots.begin());
+  if (found != plan.slots.end()) return;
+  plan.slots.push_back({o.space, o.id});
+  switch (o.space) {
+    case Space::kTile:
+      plan.tile_slots.push_back(o.slot);
+      break;
+    case Space::kCarryIn:
+    case Space::kCarryOut:
+    case Space::kChunk:
+      plan.moving_slots.push_back(o.slot);
+      break;
+    case Space::kStream:
+      plan.stream_slots[o.id] = o.slot;
+      break;
+    default:
+      break;
+  }
 }
 
 void add_result(Plan& plan, const Operand& o) {
@@ -86,6 +115,7 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
   plan.consts = consts;
   plan.backward = in.next() != 0;
   plan.streams.resize(static_cast<size_t>(in.next()));
+  plan.stream_slots.assign(plan.streams.size(), -1);
   for (Stream& s : plan.streams) {
     s.width = in.next();
     s.kept = in.next() != 0;
@@ -109,17 +139,28 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
   for (auto& t : plan.tables) t = in.list();
   for (int phase = 0; phase < 3; ++phase) {
     plan.phases[phase].resize(static_cast<size_t>(in.next()));
+    std::vector<int32_t> reads;
     for (Instr& instr : plan.phases[phase]) {
       instr = read_instr(in);
+      if (instr.kind != InstrKind::kSegment) {
+        give_slot(plan, instr.a);
+        give_slot(plan, instr.out);
+      }
       if (instr.kind == InstrKind::kGemm) add_result(plan, instr.out);
-      for (const SegmentOp& op : instr.ops) {
+      for (SegmentOp& op : instr.ops) {
         instr.touched += op.cols;
         for (int i = 0; i < op.n_src; ++i) {
-          if (op.src[i].space == Space::kStream) add_once(plan.segment_reads[phase], op.src[i].id);
+          give_slot(plan, op.src[i]);
+          if (op.src[i].space == Space::kStream) add_once(reads, op.src[i].id);
         }
+        give_slot(plan, op.dst);
         if (op.dst.space == Space::kStream) add_once(plan.segment_writes[phase], op.dst.id);
         add_result(plan, op.dst);
       }
+    }
+    for (int32_t id : reads) plan.segment_opens[phase].push_back({id, true});
+    for (int32_t id : plan.segment_writes[phase]) {
+      if (!contains(reads, id)) plan.segment_opens[phase].push_back({id, false});
     }
   }
   if (!in.at_end()) throw std::invalid_argument("plan: the code goes on after its end");

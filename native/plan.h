@@ -26,6 +26,19 @@ struct Operand {
   int32_t id;
   int32_t offset;  // first column
   bool broadcast;  // one column serves all
+  int32_t slot = -1;  // derived: where a segment finds its rows (Plan::slots)
+};
+
+// What operands lie in: all fields of one space and id.
+struct Slot {
+  Space space;
+  int32_t id;
+};
+
+// A stream that a segment reads or writes.
+struct Opening {
+  int32_t stream;
+  bool read;
 };
 
 struct Stream {
@@ -95,9 +108,14 @@ struct Plan {
   // Derived: first column of each tile buffer when they lie side by side, and their total width.
   std::vector<int64_t> tile_begin;
   int64_t tile_width = 1;
-  // Derived: streams that segments of a phase read (gather) or write (scatter) when their rows
-  // are not evenly spaced in memory.
-  std::vector<int32_t> segment_reads[3], segment_writes[3];
+  // Derived: what the operands of segments lie in; by kind: tile buffers, what moves with the step
+  // besides streams, and by stream its slot or -1.
+  std::vector<Slot> slots;
+  std::vector<int32_t> tile_slots, moving_slots, stream_slots;
+  // Derived: streams that the segments of a phase open (they gather those that they read), and those
+  // that they write (scatter), where their rows are not evenly spaced in memory.
+  std::vector<Opening> segment_opens[3];
+  std::vector<int32_t> segment_writes[3];
   // Derived: streams of the caller's that are written.
   std::vector<int32_t> results;
 };
