@@ -49,7 +49,8 @@ struct Bound {
   // By static: which results (sums, then weight gradients) its gradient is the sum of; none: it has
   // no gradient.
   std::vector<std::vector<int64_t>> gradients;
-  // Derived: of each streamed tensor, -1 for those that the plan doesn't have; of what is kept.
+  // Derived: of each streamed tensor, -1 for those that the plan doesn't have; of what is kept,
+  // up to the last column that the plan knows.
   int64_t widths[kStreamed] = {-1, -1, -1, -1};
   int64_t kept_width = 0;
 };
@@ -130,13 +131,17 @@ MatrixArg matrix(const TensorView& v, bool transposed) {
 class Reading {
  public:
   Reading(const Bound& bound, const Course& course, nb::handle x)
-      : bound_(bound), course_(course), x_(adjacent(x)) {
+      : bound_(bound), x_(adjacent(x)) {
     call.threads = course.threads;
     call.reverse = course.reverse;
     call.packed = !course.batch_sizes.is_none();
     call.truncate = course.bptt;
     call.poison = course.poison;
     call.by_columns = course.by_columns;
+    const auto real = static_cast<uint8_t>(nb::dlpack::dtype_code::Float);
+    if (!x_.on_cpu || x_.dtype.code != real || (x_.dtype.bits != 32 && x_.dtype.bits != 64)) {
+      misfit("x");
+    }
     is_double = x_.dtype.bits == 64;
     const int64_t width = bound.widths[kX];
     if (x_.ndim != (call.packed ? 2 : 3) || (width >= 0 && x_.last() != width)) misfit("x");
@@ -163,11 +168,16 @@ class Reading {
     if (call.packed && total != x_.shape[0]) misfit("batch_sizes");
     if (!course.reset.is_none()) {
       const TensorView v = view_tensor(course.reset);
+      if (v.ndim != 2 || v.shape[0] != call.steps || v.shape[1] != call.rows) misfit("reset");
       call.reset = static_cast<const uint8_t*>(v.data);
       call.reset_time_stride = v.strides[0];
       call.reset_row_stride = v.strides[1];
     }
     place(kX, x_);
+    // As the caller's x lies: a copy of it is always time first.
+    const TensorView given = view_tensor(x);
+    batch_first_ =
+        course.batch_first.value_or(!call.packed && given.strides[0] < given.strides[1]);
   }
 
   Call call;
@@ -190,17 +200,15 @@ class Reading {
   // A new streamed tensor.
   nb::object make(int which) {
     const int64_t width = bound_.widths[which];
-    const bool batch_first = course_.batch_first.value_or(
-        !call.packed && x_.strides[0] < x_.strides[1]);
     const int64_t rows = call.rows, steps = call.steps;
     NewTensor made = call.packed ? new_tensor({total, width}, {}, is_double)
-                     : batch_first
+                     : batch_first_
                          ? new_tensor({steps, rows, width}, {width, steps * width, 1}, is_double)
                          : new_tensor({steps, rows, width}, {}, is_double);
     poison(made.data, (call.packed ? total : steps * rows) * width);
     if (call.packed) {
       place(which, made.data, 0, width);
-    } else if (batch_first) {
+    } else if (batch_first_) {
       place(which, made.data, width, steps * width);
     } else {
       place(which, made.data, rows * width, width);
@@ -219,9 +227,11 @@ class Reading {
   }
 
   void read_kept(nb::handle kept) {
-    if (kept.is_none()) return;
+    if (bound_.kept_width == 0) return;
+    if (kept.is_none()) misfit("what is kept");
     const TensorView v = view_tensor(kept);
     check(v, "what is kept");
+    if (v.elements() < total * bound_.kept_width) misfit("what is kept");
     kept_ = v.data;
   }
 
@@ -384,9 +394,9 @@ class Reading {
   }
 
   const Bound& bound_;
-  const Course& course_;
   std::vector<nb::object> held_;  // copies that the call reads
   TensorView x_;
+  bool batch_first_ = false;
   StreamArg streamed_[kStreamed] = {};
   void* kept_ = nullptr;
   std::vector<const void*> initial_;
@@ -450,7 +460,9 @@ void make(Bound* self, const std::vector<int64_t>& code, const std::vector<doubl
     const int64_t found = self->plan.streams[self->streams.size()].width;
     self->streams.push_back({static_cast<Source>(source), first, width});
     if (self->streams.back().source == Source::kTensor) self->widths[first] = found;
-    if (self->streams.back().source == Source::kKept) self->kept_width += width;
+    if (self->streams.back().source == Source::kKept) {
+      self->kept_width = std::max(self->kept_width, first + width);
+    }
   }
 }
 

@@ -70,7 +70,11 @@ def test_a_good_call(call: dict[str, Any]) -> None:
         ("y", torch.zeros(T - 1, B, H), "the output"),
         ("dy", torch.zeros(T, B, H + 1), "the output's gradient"),
         ("dy", torch.zeros(T, B, H).double(), "the output's gradient"),
-        ("kept", torch.zeros(7).double(), "what is kept"),
+        ("kept", torch.zeros(T * B * 5 * H).double(), "what is kept"),
+        ("kept", torch.zeros(T * B * 5 * H - 1), "what is kept"),
+        ("kept", None, "what is kept"),
+        ("x", torch.zeros(T, B, N).half(), "x"),
+        ("x", torch.zeros(T, B, N, dtype=torch.int32), "x"),
         ("dfinal", (torch.zeros(B, H), torch.zeros(B, 1)), "the state"),
     ],
 )
@@ -111,6 +115,19 @@ def test_any_strides_will_do(call: dict[str, Any]) -> None:
         assert call[name].stride(-1) == 2
     for got, wanted in zip(_run(call), expected, strict=True):
         assert torch.equal(got, wanted)
+
+
+def test_results_lie_as_the_caller_s_input() -> None:
+    """Batch first, as a convolution leaves it: time is the axis whose elements are adjacent."""
+    layer = ostinato.nn.GRU(N, H, batch_first=True)
+    x = random_input(B, N, T).float().transpose(1, 2).requires_grad_()
+    y, _ = layer(x)
+    assert y.is_contiguous()
+    plain, _ = layer(x.contiguous())
+    assert torch.equal(y, plain)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    (expected,) = torch.autograd.grad(plain.sum(), x)
+    assert torch.equal(dx, expected)
 
 
 def test_a_tensor_that_left_a_transform() -> None:
