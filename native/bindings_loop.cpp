@@ -128,9 +128,9 @@ MatrixArg matrix(const TensorView& v, bool transposed) {
 }
 
 // A call under construction: reads arguments, makes results.
-class Reading {
+class CallBuilder {
  public:
-  Reading(const Bound& bound, const Course& course, nb::handle x)
+  CallBuilder(const Bound& bound, const Course& course, nb::handle x)
       : bound_(bound), x_(adjacent(x)) {
     call.threads = course.threads;
     call.reverse = course.reverse;
@@ -176,8 +176,7 @@ class Reading {
     place(kX, x_);
     // As the caller's x lies: a copy of it is always time first.
     const TensorView given = view_tensor(x);
-    batch_first_ =
-        course.batch_first.value_or(!call.packed && given.strides[0] < given.strides[1]);
+    batch_first_ = !call.packed && course.batch_first.value_or(given.strides[0] < given.strides[1]);
   }
 
   Call call;
@@ -201,18 +200,13 @@ class Reading {
   nb::object make(int which) {
     const int64_t width = bound_.widths[which];
     const int64_t rows = call.rows, steps = call.steps;
-    NewTensor made = call.packed ? new_tensor({total, width}, {}, is_double)
-                     : batch_first_
-                         ? new_tensor({steps, rows, width}, {width, steps * width, 1}, is_double)
-                         : new_tensor({steps, rows, width}, {}, is_double);
+    const int64_t time_stride = call.packed ? 0 : batch_first_ ? width : rows * width;
+    const int64_t row_stride = batch_first_ ? steps * width : width;
+    NewTensor made =
+        call.packed ? new_tensor({total, width}, {}, is_double)
+                    : new_tensor({steps, rows, width}, {time_stride, row_stride, 1}, is_double);
     poison(made.data, (call.packed ? total : steps * rows) * width);
-    if (call.packed) {
-      place(which, made.data, 0, width);
-    } else if (batch_first_) {
-      place(which, made.data, width, steps * width);
-    } else {
-      place(which, made.data, rows * width, width);
-    }
+    place(which, made.data, time_stride, row_stride);
     return std::move(made.object);
   }
 
@@ -419,14 +413,14 @@ nb::object forward(const Bound& bound, nb::handle x, nb::handle state, nb::handl
                    std::optional<bool> batch_first, int64_t threads, int testing, int64_t room) {
   const Course course{reset,       lengths, batch_sizes,        reverse,           0,
                       batch_first, threads, (testing & 1) != 0, (testing & 2) != 0};
-  Reading reading(bound, course, x);
+  CallBuilder builder(bound, course, x);
   const Tensors initial(state);
   std::vector<nb::object> results;
-  results.push_back(reading.make(kY));
-  results.push_back(reading.make_kept(room < 0 ? reading.total : room));
-  reading.carry(initial, initial, results);
-  reading.read_statics(Tensors(statics));
-  reading.run();
+  results.push_back(builder.make(kY));
+  results.push_back(builder.make_kept(room < 0 ? builder.total : room));
+  builder.carry(initial, initial, results);
+  builder.read_statics(Tensors(statics));
+  builder.run();
   return tuple_of(std::move(results));
 }
 
@@ -436,16 +430,16 @@ nb::object backward(const Bound& bound, nb::handle x, nb::handle y, nb::handle k
                     int64_t bptt, std::optional<bool> batch_first, int64_t threads, int testing) {
   const Course course{reset,       lengths, batch_sizes,        reverse,           bptt,
                       batch_first, threads, (testing & 1) != 0, (testing & 2) != 0};
-  Reading reading(bound, course, x);
-  reading.read(kY, y);
-  reading.read(kDy, dy);
-  reading.read_kept(kept);
+  CallBuilder builder(bound, course, x);
+  builder.read(kY, y);
+  builder.read(kDy, dy);
+  builder.read_kept(kept);
   std::vector<nb::object> results;
-  results.push_back(bound.widths[kDx] < 0 ? nb::none() : reading.make(kDx));
-  reading.carry(Tensors(state), Tensors(dfinal), results);
-  reading.read_statics(Tensors(statics));
-  reading.make_gradients(results);
-  reading.run();
+  results.push_back(bound.widths[kDx] < 0 ? nb::none() : builder.make(kDx));
+  builder.carry(Tensors(state), Tensors(dfinal), results);
+  builder.read_statics(Tensors(statics));
+  builder.make_gradients(results);
+  builder.run();
   return tuple_of(std::move(results));
 }
 

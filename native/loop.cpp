@@ -24,8 +24,8 @@ namespace {
 // Rows of hoisted and deferred products. Measured on a core with 2 MiB of level-2 cache, LSTM,
 // H = 128 and 256, one thread: 128 rows 129 and 134 GFLOP/s, 256 rows 126 and 123, 1024 rows 120
 // and 121. Where the weight gradients don't fit into that cache, each chunk reads and writes them
-// again, and 128 rows lose (105 against 114 at H = 512). Where nothing is kept for backward, 256 rows
-// take 0.92 to 0.98 of 128 rows' time from H = 256 on and 0.95 to 1.02 below.
+// again, and 128 rows lose (105 against 114 at H = 512). Where nothing is kept for backward, 256
+// rows take 0.92 to 0.98 of 128 rows' time from H = 256 on and 0.95 to 1.02 below.
 constexpr int64_t kChunkRows = 128, kChunkRowsLarge = 256;
 constexpr int64_t kLargeBytes = int64_t{2} << 20;
 // Threads divide columns where a thread would have fewer rows than this, or where the loop's maps
@@ -315,6 +315,7 @@ class Body {
       for (int64_t u = from; u < to; ++u) out = point_at_stream(o, u, out);
       return count;
     }
+    // In a chunk's buffer the rows of its steps lie one after another.
     T* row = o.space == Space::kChunk
                  ? team_.chunk[o.id] + local_[from - first_] * plan_.chunk[o.id]
                  : slots_[o.slot].base;

@@ -26,7 +26,7 @@ struct Operand {
   int32_t id;
   int32_t offset;  // first column
   bool broadcast;  // one column serves all
-  int32_t slot = -1;  // derived: where a segment finds its rows (Plan::slots)
+  int32_t slot = -1;  // derived: where its rows are found (Plan::slots)
 };
 
 // What operands lie in: all fields of one space and id.
@@ -108,8 +108,8 @@ struct Plan {
   // Derived: first column of each tile buffer when they lie side by side, and their total width.
   std::vector<int64_t> tile_begin;
   int64_t tile_width = 1;
-  // Derived: what the operands of segments lie in; by kind: tile buffers, what moves with the step
-  // besides streams, and by stream its slot or -1.
+  // Derived: what operands lie in; by kind: tile buffers, what moves with the step besides streams,
+  // and by stream its slot or -1.
   std::vector<Slot> slots;
   std::vector<int32_t> tile_slots, moving_slots, stream_slots;
   // Derived: streams that the segments of a phase open (they gather those that they read), and those

@@ -1,6 +1,5 @@
 #include "tensors.h"
 
-#include <algorithm>
 #include <functional>
 #include <memory>
 #include <new>
@@ -55,6 +54,10 @@ void give(Managed* managed) {
   delete owned;
 }
 
+int64_t product(const int64_t* begin, const int64_t* end) {
+  return std::accumulate(begin, end, int64_t{1}, std::multiplies<>());
+}
+
 std::string text(const Shape& shape) {
   std::string found;
   for (int64_t n : shape) found += (found.empty() ? "" : ", ") + std::to_string(n);
@@ -75,9 +78,7 @@ void* memory_for(const Owned& owned) {
 
 }  // namespace
 
-int64_t TensorView::elements() const {
-  return std::accumulate(shape, shape + ndim, int64_t{1}, std::multiplies<>());
-}
+int64_t TensorView::elements() const { return product(shape, shape + ndim); }
 
 bool TensorView::contiguous() const {
   int64_t next = 1;
@@ -109,9 +110,8 @@ TensorView view_tensor(nb::handle tensor) {
 NewTensor new_tensor(const Shape& shape, const Shape& strides, bool is_double) {
   const Table& f = functions();
   const int64_t size = is_double ? sizeof(double) : sizeof(float);
-  const int64_t elements =
-      std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-  auto made = std::make_unique<Owned>(Owned{{}, shape, strides, elements * size});
+  const int64_t bytes = size * product(shape.data(), shape.data() + shape.size());
+  auto made = std::make_unique<Owned>(Owned{{}, shape, strides, bytes});
   if (strides.empty()) {
     made->strides.resize(shape.size());
     int64_t next = 1;

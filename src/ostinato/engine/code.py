@@ -33,14 +33,12 @@ class Compiled:
     """A plan and its code.
 
     Attributes:
-        program: the step.
-        plan: what was made of it.
+        plan: of which program, and what was made of it.
         forward: the engine's code, which knows where the tensors of a call belong.
         backward: likewise; ``None``: no gradients are wanted.
         kept_width: elements that are kept for each step of a row.
     """
 
-    program: Program
     plan: Plan
     forward: _native.Plan
     backward: _native.Plan | None
@@ -67,7 +65,7 @@ def _compile(program: Program, needs: Needs | None) -> Compiled:
         kept[stream.name] = (width, stream.width)
         width += stream.width
     backward = None if plan.backward is None else _direction(plan.backward, kept, program)
-    return Compiled(program, plan, _direction(plan.forward, kept, program), backward, width)
+    return Compiled(plan, _direction(plan.forward, kept, program), backward, width)
 
 
 def _direction(plan: StepPlan, kept: dict[str, tuple[int, int]], program: Program) -> _native.Plan:

@@ -124,7 +124,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, code: Compiled, course: Course, x: Tensor, *tensors: Tensor) -> Any:
-        count = len(code.program.state_sizes)
+        count = len(code.plan.program.state_sizes)
         ctx.code, ctx.course = code, course
         y, kept, *final = forward(code, course, x, tensors[:count], tensors[count:])
         ctx.save_for_backward(x, y, kept, *tensors)
@@ -134,7 +134,7 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, *dfinal: Tensor) -> Any:
         x, y, kept, *tensors = ctx.saved_tensors
         code: Compiled = ctx.code
-        count = len(code.program.state_sizes)
+        count = len(code.plan.program.state_sizes)
         state, statics = tuple(tensors[:count]), tensors[count:]
         if torch.is_grad_enabled():
             return None, None, *_differentiable_backward(ctx, x, state, statics, dy, dfinal)
@@ -169,7 +169,7 @@ def _differentiable_backward(
     course: Course = ctx.course
     rows = tuple([s.flatten(0, -2) for s in state])
     y, final = run_interpreted(
-        ctx.code.program, statics, x, rows, lengths=course.lengths, reset=course.reset,
+        ctx.code.plan.program, statics, x, rows, lengths=course.lengths, reset=course.reset,
         batch_sizes=course.batch_sizes, reverse=course.reverse, bptt=course.bptt or None,
     )  # fmt: skip
     final = tuple([f.view_as(s) for f, s in zip(final, state, strict=True)])
@@ -220,7 +220,7 @@ def forward(
             course.batch_first, torch.get_num_threads(), poison + 2 * columns, room,
         )  # fmt: skip
     except ValueError:
-        _check_statics(code.program, statics, x.dtype)
+        _check_statics(code.plan.program, statics, x.dtype)
         raise
     return results
 

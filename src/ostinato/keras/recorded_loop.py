@@ -41,7 +41,7 @@ class Loop:
         self.code = code
         self.course = course
         self.wanted = wanted
-        self.states = len(code.program.state_sizes)
+        self.states = len(code.plan.program.state_sizes)
         self.given: tuple[bool, ...] = ()
         self.absent: list[Tensor] = []
 
