@@ -26,36 +26,64 @@ struct GemmTile {
   int64_t last;  // elements of the last vector
 };
 
-// H rows, from `column` on V vectors in each of P panels (more than one only of whole panels).
-template <class T, int H, int V, int P = 1>
-void gemm_tile(const GemmTile<T>& t) {
+// H rows, from `column` on V vectors in each of P panels (more than one only of whole panels). Whole:
+// so is the last vector. What is read of `t` is read before anything is stored, since a store might
+// change it for all that the compiler knows.
+template <class T, int H, int V, int P, bool Whole>
+OSTINATO_INLINE void gemm_tile_of(const GemmTile<T>& t) {
   constexpr int W = Vec<T>::width, N = V * P;
+  const int64_t last = t.last;
+  const T* row[H];
+  T* out[H];
+  OSTINATO_UNROLLED
+  for (int h = 0; h < H; ++h) {
+    row[h] = t.a[h];
+    out[h] = t.out[h] + t.column;
+  }
   VecOf<T> acc[H][N];
+  OSTINATO_UNROLLED
   for (int v = 0; v < N; ++v) {
-    const int64_t width = v == N - 1 ? t.last : W;
-    const int64_t c = t.column + v * W;
-    const VecOf<T> start = t.bias ? load_first(t.bias + c, width) : VecOf<T>{};
+    VecOf<T> start{};
+    if (t.bias) start = load_part(t.bias + t.column + v * W, Whole || v < N - 1, last);
+    OSTINATO_UNROLLED
+    for (int h = 0; h < H; ++h) acc[h][v] = start;
+  }
+  if (t.accumulate) {
+    OSTINATO_UNROLLED
     for (int h = 0; h < H; ++h) {
-      acc[h][v] = t.accumulate ? start + load_first(t.out[h] + c, width) : start;
+      OSTINATO_UNROLLED
+      for (int v = 0; v < N; ++v) {
+        acc[h][v] = acc[h][v] + load_part(out[h] + v * W, Whole || v < N - 1, last);
+      }
     }
   }
-  const T* row[H];
-  for (int h = 0; h < H; ++h) row[h] = t.a[h] + t.k_begin;
   const T* packed = t.packed;
-  for (int64_t p = 0; p < t.k; ++p, packed += kPanel<T>) {
+  const int64_t panel_step = t.panel_step, end = t.k_begin + t.k;
+  for (int64_t p = t.k_begin; p < end; ++p, packed += kPanel<T>) {
     VecOf<T> right[N];
     for (int v = 0; v < N; ++v) {
-      right[v] = in_register(load(packed + v / V * t.panel_step + v % V * W));
+      right[v] = in_register(load(packed + v / V * panel_step + v % V * W));
     }
     for (int h = 0; h < H; ++h) {
       const VecOf<T> left = broadcast(row[h][p]);
       for (int v = 0; v < N; ++v) acc[h][v] = fma(left, right[v], acc[h][v]);
     }
   }
+  OSTINATO_UNROLLED
   for (int h = 0; h < H; ++h) {
+    OSTINATO_UNROLLED
     for (int v = 0; v < N; ++v) {
-      store_first(t.out[h] + t.column + v * W, acc[h][v], v == N - 1 ? t.last : W);
+      store_part(out[h] + v * W, acc[h][v], Whole || v < N - 1, last);
     }
+  }
+}
+
+template <class T, int H, int V, int P = 1>
+void gemm_tile(const GemmTile<T>& t) {
+  if (t.last == Vec<T>::width) {
+    gemm_tile_of<T, H, V, P, true>(t);
+  } else {
+    gemm_tile_of<T, H, V, P, false>(t);
   }
 }
 

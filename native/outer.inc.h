@@ -19,30 +19,51 @@ struct OuterTile {
   int64_t last;  // elements of the last vector
 };
 
-template <class T, int H, int V, bool Packed>
-void outer_tile(const OuterTile<T>& t) {
+// What is read of `t` is read before anything is stored (gemm_tile_of()).
+template <class T, int H, int V, bool Packed, bool Whole>
+OSTINATO_INLINE void outer_tile_of(const OuterTile<T>& t) {
   constexpr int W = Vec<T>::width;
-  VecOf<T> acc[H][V] = {};
+  const int64_t rows = t.rows, first = t.v, u = t.u, last = t.last;
+  const T* const* lefts = t.left;
+  const T* const* rights = t.right;
+  VecOf<T> acc[H][V];
+  OSTINATO_UNROLLED
+  for (int h = 0; h < H; ++h) {
+    OSTINATO_UNROLLED
+    for (int v = 0; v < V; ++v) acc[h][v] = VecOf<T>{};
+  }
   const T* panel = t.panel;
-  for (int64_t r = 0; r < t.rows; ++r, panel += kPanel<T>) {
-    const T* from = Packed ? panel : t.right[r] + t.u;
+  for (int64_t r = 0; r < rows; ++r, panel += kPanel<T>) {
+    const T* from = Packed ? panel : rights[r] + u;
     VecOf<T> right[V];
+    OSTINATO_UNROLLED
     for (int v = 0; v < V; ++v) {
-      const bool whole = Packed || v < V - 1;
-      right[v] = in_register(whole ? load(from + v * W) : load_first(from + v * W, t.last));
+      right[v] = in_register(load_part(from + v * W, Packed || Whole || v < V - 1, last));
     }
-    const T* left = t.left[r] + t.v;
+    const T* left = lefts[r] + first;
     for (int h = 0; h < H; ++h) {
       const VecOf<T> x = broadcast(left[h]);
       for (int v = 0; v < V; ++v) acc[h][v] = fma(x, right[v], acc[h][v]);
     }
   }
-  for (int h = 0; h < H; ++h) {
+  T* g = t.g;
+  const int64_t stride = t.stride;
+  OSTINATO_UNROLLED
+  for (int h = 0; h < H; ++h, g += stride) {
+    OSTINATO_UNROLLED
     for (int v = 0; v < V; ++v) {
-      T* at = t.g + h * t.stride + v * W;
-      const int64_t width = v == V - 1 ? t.last : W;
-      store_first(at, acc[h][v] + load_first(at, width), width);
+      const bool whole = Whole || v < V - 1;
+      store_part(g + v * W, acc[h][v] + load_part(g + v * W, whole, last), whole, last);
     }
+  }
+}
+
+template <class T, int H, int V, bool Packed>
+void outer_tile(const OuterTile<T>& t) {
+  if (t.last == Vec<T>::width) {
+    outer_tile_of<T, H, V, Packed, true>(t);
+  } else {
+    outer_tile_of<T, H, V, Packed, false>(t);
   }
 }
 
@@ -122,7 +143,7 @@ struct OuterBlock {
         const T* from = right[r] + u;
         T* to = panel + r * kPanel<T>;
         for (int64_t v = 0; v < vectors - 1; ++v) store(to + v * W, load(from + v * W));
-        store(to + (vectors - 1) * W, load_first(from + (vectors - 1) * W, last));
+        store(to + (vectors - 1) * W, load_part(from + (vectors - 1) * W, last == W, last));
       }
       for (int64_t v = 0, i = 0; i < tiles.count; v += tiles.height(i++)) {
         const int64_t height = tiles.height(i);

@@ -44,7 +44,8 @@ void pack_columns(T* packed, const T* w, int64_t n_stride, int64_t k, int64_t wi
     for (int64_t c = 0; c < kPanel<T>; c += W) {
       VecOf<T> square[W];
       for (int i = 0; i < W; ++i) {
-        square[i] = c + i < width ? load_first(w + (c + i) * n_stride + p, steps) : VecOf<T>{};
+        square[i] = VecOf<T>{};
+        if (c + i < width) square[i] = load_part(w + (c + i) * n_stride + p, steps == W, steps);
       }
       transpose<T>(square);
       for (int i = 0; i < W; ++i) {

@@ -46,14 +46,19 @@ struct Split {
   OSTINATO_INLINE int64_t height(int64_t i) const { return low + (i < taller); }
 };
 
+// Accumulators stay in registers only if every loop over them is unrolled. GCC leaves loops with
+// branches in them alone, and then all of a tile goes through the stack at its beginning and end.
+#define OSTINATO_UNROLLED _Pragma("GCC unroll 24")
+
+// A vector, or if it isn't whole its first n elements.
 template <class T>
-OSTINATO_INLINE VecOf<T> load_first(const T* p, int64_t n) {
-  return n == Vec<T>::width ? load(p) : load(p, n);
+OSTINATO_INLINE VecOf<T> load_part(const T* p, bool whole, int64_t n) {
+  return whole ? load(p) : load(p, n);
 }
 
 template <class T>
-OSTINATO_INLINE void store_first(T* p, VecOf<T> v, int64_t n) {
-  if (n == Vec<T>::width) {
+OSTINATO_INLINE void store_part(T* p, VecOf<T> v, bool whole, int64_t n) {
+  if (whole) {
     store(p, v);
   } else {
     store(p, v, n);
