@@ -20,6 +20,7 @@
 
 namespace nb = nanobind;
 
+void bind_autograd(nb::module_& m);
 void bind_kernels(nb::module_& m);
 void bind_loop(nb::module_& m);
 void bind_memory(nb::module_& m);
@@ -174,6 +175,7 @@ NB_MODULE(_native, m) {
         "Whether loops run on the threads of an OpenMP runtime that the process has loaded, "
         "PyTorch's, rather than on threads of our own.");
   bind_kernels(m);
+  bind_autograd(m);
   bind_loop(m);
   bind_memory(m);
 }

@@ -1,7 +1,8 @@
 // Python's view of plans: decode once, run many times on a call's tensors.
-#include <nanobind/nanobind.h>
-#include <nanobind/stl/optional.h>
+#include "bindings_loop.h"
+
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -17,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "callables.h"
 #include "loop.h"
 #include "tensors.h"
 
@@ -45,7 +47,7 @@ struct Bound {
   std::vector<int64_t> vectors;  // statics
   std::vector<std::pair<int64_t, bool>> maps;  // statics, and whether transposed
   std::vector<bool> outers;  // whether transposed
-  std::vector<Shape> statics;  // their shapes
+  std::vector<std::pair<std::string, Shape>> statics;
   // By static: which results (sums, then weight gradients) its gradient is the sum of; none: it has
   // no gradient.
   std::vector<std::vector<int64_t>> gradients;
@@ -55,14 +57,23 @@ struct Bound {
   int64_t kept_width = 0;
 };
 
-// How a call goes through time: what it takes besides tensors to compute with.
+// For tests: memory begins as NaN, threads divide columns however small the work.
+bool poisoned = false, by_columns = false;
+
+// How a call goes through time (ostinato/engine/native.py).
 struct Course {
   nb::object reset, lengths, batch_sizes;  // None: there are none
   bool reverse;
   int64_t bptt;
-  std::optional<bool> batch_first;  // how results lie in memory; nothing: as x does
-  int64_t threads;
-  bool poison, by_columns;
+  nb::object batch_first;  // how results lie in memory; None: as x does
+
+  explicit Course(nb::handle course)
+      : reset(attribute(course, names().reset)),
+        lengths(attribute(course, names().lengths)),
+        batch_sizes(attribute(course, names().batch_sizes)),
+        reverse(is_true(attribute(course, names().reverse))),
+        bptt(nb::cast<int64_t>(attribute(course, names().bptt))),
+        batch_first(attribute(course, names().batch_first)) {}
 };
 
 // How many of `falling` are above each of 0, 1, ... `count` - 1. Of lengths it gives the rows that
@@ -101,24 +112,19 @@ void set_rows(Call& call, const int64_t* batch_sizes, const int64_t* lengths) {
   call.active = count_above(call.length, call.steps);
 }
 
-// One argument that is a list or tuple of tensors.
-class Tensors {
- public:
-  explicit Tensors(nb::handle list)
-      : held_(nb::steal(PySequence_Fast(list.ptr(), "tensors must come as a sequence"))) {
-    if (!held_.is_valid()) nb::raise_python_error();
-  }
-  size_t size() const { return static_cast<size_t>(PySequence_Fast_GET_SIZE(held_.ptr())); }
-  nb::handle operator[](size_t i) const {
-    return PySequence_Fast_GET_ITEM(held_.ptr(), static_cast<Py_ssize_t>(i));
-  }
-
- private:
-  nb::object held_;
-};
-
 [[noreturn]] void misfit(const char* what) {
   throw std::invalid_argument(std::string("call: ") + what + " doesn't fit the plan");
+}
+
+[[noreturn]] void changed_static(const std::string& name, const Shape& shape, bool is_double,
+                                 nb::handle got) {
+  const nb::str text =
+      nb::str("{} must be {} of torch.float{}, as when the cell was traced, got {} of {} on {}; "
+              "make a new layer for other sizes")
+          .format(name, nb::tuple(nb::cast(shape)), is_double ? 64 : 32,
+                  nb::tuple(nb::list(got.attr("shape"))), got.attr("dtype"), got.attr("device"));
+  PyErr_SetObject(callables().input_error.ptr(), text.ptr());
+  nb::raise_python_error();
 }
 
 // Strides of group, feature in and feature out.
@@ -132,12 +138,12 @@ class CallBuilder {
  public:
   CallBuilder(const Bound& bound, const Course& course, nb::handle x)
       : bound_(bound), x_(adjacent(x)) {
-    call.threads = course.threads;
+    call.threads = nb::cast<int64_t>(callables().get_num_threads());
     call.reverse = course.reverse;
     call.packed = !course.batch_sizes.is_none();
     call.truncate = course.bptt;
-    call.poison = course.poison;
-    call.by_columns = course.by_columns;
+    call.poison = poisoned;
+    call.by_columns = by_columns;
     const auto real = static_cast<uint8_t>(nb::dlpack::dtype_code::Float);
     if (!x_.on_cpu || x_.dtype.code != real || (x_.dtype.bits != 32 && x_.dtype.bits != 64)) {
       misfit("x");
@@ -176,16 +182,22 @@ class CallBuilder {
     place(kX, x_);
     // As the caller's x lies: a copy of it is always time first.
     const TensorView given = view_tensor(x);
-    batch_first_ = !call.packed && course.batch_first.value_or(given.strides[0] < given.strides[1]);
+    const bool so_lies = !call.packed && given.strides[0] < given.strides[1];
+    batch_first_ = course.batch_first.is_none() ? so_lies : is_true(course.batch_first);
   }
 
   Call call;
   int64_t total = 0;  // rows of all steps
   bool is_double = false;
 
-  // A streamed tensor of the caller's, if the plan reads it.
+  // A streamed tensor of the caller's, if the plan reads it; None: zeros.
   void read(int which, nb::handle tensor) {
-    if (bound_.widths[which] < 0) return;
+    const int64_t width = bound_.widths[which];
+    if (width < 0) return;
+    if (tensor.is_none()) {
+      place(which, zeros(width), 0, 0);  // one row for all
+      return;
+    }
     const char* what = which == kDy ? "the output's gradient" : "the output";
     const TensorView v = adjacent(tensor);
     check(v, what);
@@ -229,16 +241,17 @@ class CallBuilder {
     kept_ = v.data;
   }
 
-  // The values that are carried along: what enters first, and where what leaves goes, in the
-  // shapes of the initial states.
-  void carry(const Tensors& initial, const Tensors& entering, std::vector<nb::object>& leaving) {
+  // The values that are carried along: what enters first (None: zeros), and where what leaves
+  // goes, in the shapes of the initial states.
+  void carry(Tensors initial, Tensors entering, Results& leaving) {
     const std::vector<int64_t>& widths = bound_.plan.carry;
     if (initial.size() != widths.size() || entering.size() != widths.size()) misfit("the state");
     for (size_t i = 0; i < widths.size(); ++i) {
       const TensorView first = state(initial[i], widths[i]);
       initial_.push_back(first.data);
-      call.carry_init.push_back(
-          initial[i].is(entering[i]) ? first.data : state(entering[i], widths[i]).data);
+      call.carry_init.push_back(entering[i].is(initial[i]) ? first.data
+                                : entering[i].is_none()    ? zeros(call.rows * widths[i])
+                                                           : state(entering[i], widths[i]).data);
       NewTensor made =
           new_tensor(Shape(first.shape, first.shape + first.ndim), {}, is_double);
       call.carry_final.push_back(made.data);
@@ -246,14 +259,16 @@ class CallBuilder {
     }
   }
 
-  void read_statics(const Tensors& statics) {
+  void read_statics(Tensors statics) {
     if (statics.size() != bound_.statics.size()) misfit("the number of statics");
     std::vector<TensorView> views;
     for (size_t i = 0; i < statics.size(); ++i) {
       const TensorView v = view_tensor(statics[i]);
-      const Shape& shape = bound_.statics[i];
-      check(v, "a static");
-      if (!std::equal(shape.begin(), shape.end(), v.shape, v.shape + v.ndim)) misfit("a static");
+      const auto& [name, shape] = bound_.statics[i];
+      if (!v.on_cpu || v.dtype != x_.dtype ||
+          !std::equal(shape.begin(), shape.end(), v.shape, v.shape + v.ndim)) {
+        changed_static(name, shape, is_double, statics[i]);
+      }
       views.push_back(v);
     }
     for (int64_t index : bound_.vectors) {
@@ -266,14 +281,14 @@ class CallBuilder {
   }
 
   // Memory for sums and weight gradients: where a static's gradient is one of them, its own.
-  void make_gradients(std::vector<nb::object>& gradients) {
+  void make_gradients(Results& gradients) {
     const Plan& plan = bound_.plan;
     std::vector<void*> at(plan.sums.size() + plan.outers.size(), nullptr);
     for (size_t i = 0; i < bound_.gradients.size(); ++i) {
       const std::vector<int64_t>& results = bound_.gradients[i];
       gradients.push_back(nb::none());
       if (results.empty()) continue;
-      NewTensor made = new_tensor(bound_.statics[i], {}, is_double);
+      NewTensor made = new_tensor(bound_.statics[i].second, {}, is_double);
       gradients.back() = std::move(made.object);
       if (results.size() == 1 && at[results[0]] == nullptr) {
         at[results[0]] = made.data;
@@ -283,8 +298,7 @@ class CallBuilder {
     }
     for (size_t r = 0; r < at.size(); ++r) {
       if (at[r] == nullptr) {
-        spare_.emplace_back(static_cast<size_t>(result_size(r)));
-        at[r] = spare_.back().data();
+        at[r] = zeros(result_size(r));
       }
       if (r < plan.sums.size()) {
         call.sums.push_back(at[r]);
@@ -346,6 +360,11 @@ class CallBuilder {
     return v.contiguous() ? v : contiguous(tensor);
   }
 
+  // Memory for so many elements, as long as the call.
+  void* zeros(int64_t count) {
+    return spare_.emplace_back(static_cast<size_t>(count)).data();
+  }
+
   void place(int which, void* data, int64_t time_stride, int64_t row_stride) {
     streamed_[which].base = data;
     streamed_[which].time_stride = time_stride;
@@ -396,59 +415,16 @@ class CallBuilder {
   std::vector<const void*> initial_;
   std::vector<std::pair<void*, const std::vector<int64_t>*>> assembled_;
   std::vector<void*> results_;
-  std::vector<std::vector<double>> spare_;  // results that are no static's gradient by themselves
+  std::vector<std::vector<double>> spare_;
 };
-
-nb::object tuple_of(std::vector<nb::object>&& objects) {
-  nb::object made = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(objects.size())));
-  if (!made.is_valid()) nb::raise_python_error();
-  for (size_t i = 0; i < objects.size(); ++i) {
-    PyTuple_SET_ITEM(made.ptr(), static_cast<Py_ssize_t>(i), objects[i].release().ptr());
-  }
-  return made;
-}
-
-nb::object forward(const Bound& bound, nb::handle x, nb::handle state, nb::handle statics,
-                   nb::object reset, nb::object lengths, nb::object batch_sizes, bool reverse,
-                   std::optional<bool> batch_first, int64_t threads, int testing, int64_t room) {
-  const Course course{reset,       lengths, batch_sizes,        reverse,           0,
-                      batch_first, threads, (testing & 1) != 0, (testing & 2) != 0};
-  CallBuilder builder(bound, course, x);
-  const Tensors initial(state);
-  std::vector<nb::object> results;
-  results.push_back(builder.make(kY));
-  results.push_back(builder.make_kept(room < 0 ? builder.total : room));
-  builder.carry(initial, initial, results);
-  builder.read_statics(Tensors(statics));
-  builder.run();
-  return tuple_of(std::move(results));
-}
-
-nb::object backward(const Bound& bound, nb::handle x, nb::handle y, nb::handle kept,
-                    nb::handle state, nb::handle statics, nb::handle dy, nb::handle dfinal,
-                    nb::object reset, nb::object lengths, nb::object batch_sizes, bool reverse,
-                    int64_t bptt, std::optional<bool> batch_first, int64_t threads, int testing) {
-  const Course course{reset,       lengths, batch_sizes,        reverse,           bptt,
-                      batch_first, threads, (testing & 1) != 0, (testing & 2) != 0};
-  CallBuilder builder(bound, course, x);
-  builder.read(kY, y);
-  builder.read(kDy, dy);
-  builder.read_kept(kept);
-  std::vector<nb::object> results;
-  results.push_back(bound.widths[kDx] < 0 ? nb::none() : builder.make(kDx));
-  builder.carry(Tensors(state), Tensors(dfinal), results);
-  builder.read_statics(Tensors(statics));
-  builder.make_gradients(results);
-  builder.run();
-  return tuple_of(std::move(results));
-}
 
 using StreamTuple = std::tuple<int64_t, int64_t, int64_t>;
 
 void make(Bound* self, const std::vector<int64_t>& code, const std::vector<double>& consts,
           const std::vector<StreamTuple>& streams, const std::vector<int64_t>& vectors,
           const std::vector<std::pair<int64_t, bool>>& maps, const std::vector<bool>& outers,
-          const std::vector<Shape>& statics, const std::vector<std::vector<int64_t>>& gradients) {
+          const std::vector<std::pair<std::string, Shape>>& statics,
+          const std::vector<std::vector<int64_t>>& gradients) {
   new (self) Bound{decode_plan(code, consts), {}, vectors, maps, outers, statics, gradients};
   for (const auto& [source, first, width] : streams) {
     const int64_t found = self->plan.streams[self->streams.size()].width;
@@ -460,29 +436,102 @@ void make(Bound* self, const std::vector<int64_t>& code, const std::vector<doubl
   }
 }
 
+const Bound& plan_of(nb::handle code, PyObject* direction) {
+  return *nb::inst_ptr<Bound>(attribute(code, direction));
+}
+
 }  // namespace
+
+Tensors Tensors::of(nb::handle sequence) {
+  if (!PyTuple_Check(sequence.ptr()) && !PyList_Check(sequence.ptr())) {
+    throw nb::type_error("tensors must come as a list or a tuple");
+  }
+  return {PySequence_Fast_ITEMS(sequence.ptr()),
+          static_cast<size_t>(PySequence_Fast_GET_SIZE(sequence.ptr()))};
+}
+
+nb::object tuple_of(Results&& objects) {
+  nb::object made = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(objects.size())));
+  if (!made.is_valid()) nb::raise_python_error();
+  for (size_t i = 0; i < objects.size(); ++i) {
+    PyTuple_SET_ITEM(made.ptr(), static_cast<Py_ssize_t>(i), objects[i].release().ptr());
+  }
+  return made;
+}
+
+size_t count_states(nb::handle code) { return plan_of(code, names().forward).plan.carry.size(); }
+
+Results run_forward(nb::handle code, nb::handle course, nb::handle x, Tensors state,
+                    Tensors statics, int64_t room) {
+  CallBuilder builder(plan_of(code, names().forward), Course(course), x);
+  Results results;
+  results.push_back(builder.make(kY));
+  results.push_back(builder.make_kept(room < 0 ? builder.total : room));
+  builder.carry(state, state, results);
+  builder.read_statics(statics);
+  builder.run();
+  return results;
+}
+
+Results run_backward(nb::handle code, nb::handle course, nb::handle x, nb::handle y,
+                     nb::handle kept, Tensors state, Tensors statics, nb::handle dy,
+                     Tensors dfinal) {
+  const Bound& bound = plan_of(code, names().backward);
+  CallBuilder builder(bound, Course(course), x);
+  builder.read(kY, y);
+  builder.read(kDy, dy);
+  builder.read_kept(kept);
+  Results results;
+  results.push_back(bound.widths[kDx] < 0 ? nb::none() : builder.make(kDx));
+  builder.carry(state, dfinal, results);
+  builder.read_statics(statics);
+  builder.make_gradients(results);
+  builder.run();
+  return results;
+}
+
 }  // namespace ostinato
 
 void bind_loop(nb::module_& m) {
   using namespace ostinato;
   m.def("use_tensor_table", &use_tensor_table, nb::arg("capsule"),
         "Sets how tensors are read and made: torch.Tensor.__dlpack_c_exchange_api__.");
+  m.def("use", &set_callables, nb::arg("callables"),
+        "Sets what is called in Python, by name (native/callables.h).");
   nb::class_<Bound>(m, "Plan", "A step's plan, decoded, and where a call's tensors belong in it.")
       .def("__init__", &make, nb::arg("code"), nb::arg("consts"), nb::arg("streams"),
            nb::arg("vectors"), nb::arg("maps"), nb::arg("outers"), nb::arg("statics"),
-           nb::arg("gradients"))
-      .def("forward", &forward, nb::arg("x"), nb::arg("state"), nb::arg("statics"),
-           nb::arg("reset").none(), nb::arg("lengths").none(), nb::arg("batch_sizes").none(),
-           nb::arg("reverse"), nb::arg("batch_first").none(), nb::arg("threads"),
-           nb::arg("testing"), nb::arg("room"),
-           "Run through time: (output, what is kept or None, *final state). testing: 1 to begin "
-           "with NaN in all memory, 2 to divide columns. room: rows that can be kept, -1: as many "
-           "as there are. ValueError: a tensor doesn't fit the plan.")
-      .def("backward", &backward, nb::arg("x"), nb::arg("y"), nb::arg("kept").none(),
-           nb::arg("state"), nb::arg("statics"), nb::arg("dy"), nb::arg("dfinal"),
-           nb::arg("reset").none(), nb::arg("lengths").none(), nb::arg("batch_sizes").none(),
-           nb::arg("reverse"), nb::arg("bptt"), nb::arg("batch_first").none(), nb::arg("threads"),
-           nb::arg("testing"),
-           "Run back through time: the gradients of (x, *state, *statics), None for what the plan "
-           "leaves out. ValueError: a tensor doesn't fit the plan.");
+           nb::arg("gradients"));
+  m.def(
+      "forward",
+      [](nb::handle code, nb::handle course, nb::handle x, nb::handle state, nb::handle statics,
+         int64_t room) {
+        return tuple_of(run_forward(code, course, x, Tensors::of(state), Tensors::of(statics), room));
+      },
+      nb::arg("code"), nb::arg("course"), nb::arg("x"), nb::arg("state"), nb::arg("statics"),
+      nb::arg("room") = -1,
+      "Run forward, outside of autograd: (output, what is kept for backward or None, *final state), "
+      "none of them an argument's memory. state, statics: lists or tuples. room: rows to keep "
+      "values of, the rest of which is left unwritten; -1: as many as there are. InputError: a "
+      "static has another shape or dtype than when the cell was traced. ValueError: another tensor "
+      "doesn't fit the plan. MemoryError: there is none for the results.");
+  m.def(
+      "backward",
+      [](nb::handle code, nb::handle course, nb::handle x, nb::handle y, nb::handle kept,
+         nb::handle state, nb::handle statics, nb::handle dy, nb::handle dfinal) {
+        return tuple_of(run_backward(code, course, x, y, kept, Tensors::of(state),
+                                     Tensors::of(statics), dy, Tensors::of(dfinal)));
+      },
+      nb::arg("code"), nb::arg("course"), nb::arg("x"), nb::arg("y"), nb::arg("kept").none(),
+      nb::arg("state"), nb::arg("statics"), nb::arg("dy").none(), nb::arg("dfinal"),
+      "The gradients of (x, *state, *statics), None for what `code` leaves out; dy and each of "
+      "dfinal may be None, for zeros. Errors as forward's.");
+  m.def(
+      "set_testing",
+      [](bool poison, bool columns) {
+        poisoned = poison;
+        by_columns = columns;
+      },
+      nb::arg("poison") = false, nb::arg("columns") = false,
+      "For tests: memory begins as NaN; threads divide columns however small the work.");
 }

@@ -1,11 +1,15 @@
 """The types of the extension module; what each function does is in its own docstring."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ostinato.compiler.ir import Program
+from ostinato.engine.code import Compiled
+from ostinato.engine.native import Course
 
 _Array = NDArray[np.float32] | NDArray[np.float64]
 
@@ -22,45 +26,67 @@ class Plan:
         vectors: Sequence[int],
         maps: Sequence[tuple[int, bool]],
         outers: Sequence[bool],
-        statics: Sequence[Sequence[int]],
+        statics: Sequence[tuple[str, Sequence[int]]],
         gradients: Sequence[Sequence[int]],
     ) -> None: ...
-    def forward(
-        self,
-        x: Tensor,
-        state: Sequence[Tensor],
-        statics: Sequence[Tensor],
-        reset: Tensor | None,
-        lengths: Tensor | None,
-        batch_sizes: Tensor | None,
-        reverse: bool,
-        batch_first: bool | None,
-        threads: int,
-        testing: int,
-        room: int,
-    ) -> tuple[Any, ...]: ...
-    def backward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        kept: Tensor | None,
-        state: Sequence[Tensor],
-        statics: Sequence[Tensor],
-        dy: Tensor,
-        dfinal: Sequence[Tensor],
-        reset: Tensor | None,
-        lengths: Tensor | None,
-        batch_sizes: Tensor | None,
-        reverse: bool,
-        bptt: int,
-        batch_first: bool | None,
-        threads: int,
-        testing: int,
-    ) -> tuple[Tensor | None, ...]: ...
 
+class Shortcut:
+    def __init__(
+        self,
+        program: Program,
+        course: Course,
+        parameter_names: tuple[str, ...],
+        width: int,
+        state_widths: Sequence[int],
+        is_double: bool,
+    ) -> None: ...
+    def take(
+        self,
+        now: Mapping[str, Tensor | None],
+        parameters: list[Tensor],
+        statics: list[Tensor],
+        x: Any,
+        hx: Any,
+        batch_first: bool,
+    ) -> tuple[Tensor, Any] | None: ...
+
+def run(
+    program: Program,
+    course: Course,
+    statics: Sequence[Tensor],
+    x: Tensor,
+    state: tuple[Tensor, ...],
+) -> tuple[Tensor, tuple[Tensor, ...]]: ...
+def forward(
+    code: Compiled,
+    course: Course,
+    x: Tensor,
+    state: Sequence[Tensor],
+    statics: Sequence[Tensor],
+    room: int = -1,
+) -> tuple[Any, ...]: ...
+def backward(
+    code: Compiled,
+    course: Course,
+    x: Tensor,
+    y: Tensor,
+    kept: Tensor | None,
+    state: Sequence[Tensor],
+    statics: Sequence[Tensor],
+    dy: Tensor | None,
+    dfinal: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]: ...
+def forward_of_function(
+    ctx: Any, code: Compiled, course: Course, x: Tensor, *tensors: Tensor
+) -> tuple[Tensor, ...]: ...
+def backward_of_function(
+    ctx: Any, dy: Tensor | None, *dfinal: Tensor | None
+) -> tuple[Tensor | None, ...]: ...
+def use(callables: dict[str, Any]) -> None: ...
 def use_tensor_table(capsule: object) -> None: ...
 
 # For tests.
+def set_testing(poison: bool = False, columns: bool = False) -> None: ...
 def new_tensor(shape: Sequence[int], strides: Sequence[int], is_double: bool) -> Tensor: ...
 def waiting_bytes() -> int: ...
 def gemm(

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from ostinato import _native
-from ostinato.engine import native
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +15,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def settings_restored() -> Iterator[None]:
-    isa, threads, native.poison = _native.isa(), torch.get_num_threads(), True
+    isa, threads = _native.isa(), torch.get_num_threads()
+    _native.set_testing(poison=True)
     yield
-    native.poison = native.columns = False
+    _native.set_testing()
     _native.set_isa(isa)
     torch.set_num_threads(threads)

@@ -9,9 +9,10 @@ import torch
 
 import ostinato
 from helpers import random_input
+from ostinato import _native
 from ostinato.compiler.plan import Needs
-from ostinato.engine import native
 from ostinato.engine.code import compiled
+from ostinato.engine.native import Course
 
 T, B, N, H = 5, 3, 2, 4  # steps, rows, features of the input and of the state
 
@@ -26,9 +27,7 @@ def call() -> dict[str, Any]:
     x = random_input(T, B, N).float()
     state = (torch.zeros(1, B, H), torch.zeros(B, H))
     statics = [s.detach() for s in step.statics(trace)]
-    y, kept, *final = code.forward.forward(
-        x, state, statics, None, None, None, False, None, 1, 0, -1
-    )
+    y, kept, *final = _native.forward(code, Course(), x, state, statics)
     assert [f.shape for f in final] == [(1, B, H), (B, H)]
     return {
         "code": code, "x": x, "state": state, "statics": statics, "y": y, "kept": kept,
@@ -36,14 +35,12 @@ def call() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run(c: dict[str, Any], room: int = -1, batch_sizes: Any = None, lengths: Any = None) -> Any:
-    c["code"].forward.forward(
-        c["x"], c["state"], c["statics"], None, lengths, batch_sizes, False, None, 1, 0, room
+def _run(c: dict[str, Any], room: int = -1, **course: Any) -> Any:
+    way = Course(**course)
+    _native.forward(c["code"], way, c["x"], c["state"], c["statics"], room)
+    return _native.backward(
+        c["code"], way, c["x"], c["y"], c["kept"], c["state"], c["statics"], c["dy"], c["dfinal"]
     )
-    return c["code"].backward.backward(
-        c["x"], c["y"], c["kept"], c["state"], c["statics"], c["dy"], c["dfinal"], None, lengths,
-        batch_sizes, False, 0, None, 1, 0,
-    )  # fmt: skip
 
 
 def test_a_good_call(call: dict[str, Any]) -> None:
@@ -96,10 +93,24 @@ def test_what_does_not_fit_together(call: dict[str, Any]) -> None:
 
 def test_a_changed_static_is_named(call: dict[str, Any]) -> None:
     call["statics"][0] = torch.zeros(4 * H, N + 1)
-    with pytest.raises(ValueError, match="a static doesn't fit"):
-        _run(call)
     with pytest.raises(ostinato.InputError, match=r"weight_ih must be \(16, 2\) of torch.float32"):
-        native.forward(call["code"], native.Course(), call["x"], call["state"], call["statics"])
+        _run(call)
+    call["statics"][0] = torch.zeros(4 * H, N).double()
+    with pytest.raises(ostinato.InputError, match=r"got \(16, 2\) of torch.float64 on cpu"):
+        _run(call)
+
+
+@pytest.mark.parametrize("lengths", [None, [T, 0, 1], [0, 0, 2]])
+def test_a_gradient_that_does_not_come_is_zero(call: dict[str, Any], lengths: Any) -> None:
+    course = {} if lengths is None else {"lengths": torch.tensor(lengths)}
+    h, c = call["dfinal"]
+    for dy, dfinal in ((None, (h, c)), (call["dy"], (None, c)), (None, (h, None))):
+        call["dy"], call["dfinal"] = dy, dfinal
+        got = _run(call, **course)
+        call["dy"] = torch.zeros(T, B, H) if dy is None else dy
+        call["dfinal"] = tuple(torch.zeros(B, H) if d is None else d for d in dfinal)
+        for grad, expected in zip(got, _run(call, **course), strict=True):
+            assert torch.equal(grad, expected)
 
 
 def test_any_strides_will_do(call: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from helpers import (
     run_and_differentiate,
 )
 from ostinato import Recurrent, _native, cells
-from ostinato.engine import lowering, native
+from ostinato.engine import lowering
 
 WIDTHS = {"baseline": 4, "avx2": 8, "avx512": 16}  # of a float32 vector
 ISAS = _native.available_isas()
@@ -61,6 +61,11 @@ def options(steps: int, batch: int, mode: tuple[Any, ...]) -> tuple[dict[str, An
     return {"reverse": reverse, "bptt": bptt}, call
 
 
+def divide(threads: int, columns: bool) -> None:
+    torch.set_num_threads(threads)
+    _native.set_testing(poison=True, columns=columns)
+
+
 def run(
     cell: torch.nn.Module, x: torch.Tensor, layer: dict[str, Any], call: dict[str, Any], engine: str
 ) -> Run:
@@ -94,8 +99,7 @@ def test_native_engine_agrees_with_the_eager_loop(case: CellCase, isa: str) -> N
             torch.set_num_threads(1)
             want = run(oracle_cell, x, layer, call, "eager")
             for dtype, division in itertools.product((torch.float32, torch.float64), DIVISIONS):
-                threads, native.columns = division
-                torch.set_num_threads(threads)
+                divide(*division)
                 cell = randomise(case.make(width, hidden, dtype=dtype), seed=number)
                 got = run(cell, x.to(dtype), layer, call, "native")
                 rounding = 2e-6 / 1e-12 if dtype is torch.float32 else 1.0
@@ -121,8 +125,7 @@ def test_inference_gives_the_same_bits_as_training(case: CellCase) -> None:
 @pytest.mark.parametrize(("threads", "columns"), DIVISIONS)
 @pytest.mark.parametrize("batch", [2, 24])
 def test_same_bits_from_run_to_run(batch: int, threads: int, columns: bool) -> None:
-    torch.set_num_threads(threads)
-    native.columns = columns
+    divide(threads, columns)
     cell = randomise(cells.LSTM(9, 33, dtype=torch.float32))
     x = random_input(40, batch, 9, dtype=torch.float32)
     runs = [run(cell, x, {}, {}, "native") for _ in range(3)]

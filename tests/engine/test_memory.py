@@ -14,7 +14,6 @@ import torch
 import ostinato
 from helpers import random_input
 from ostinato import _native
-from ostinato.engine import native
 
 BLOCK = 3 << 20  # bytes; more than a small tensor, less than two huge pages
 LARGE = 128 << 10  # bytes from which a tensor lies on a block
@@ -126,9 +125,9 @@ def test_results_are_tensors_like_any_other() -> None:
         h.detach().resize_(9, 9)
 
 
-def test_a_layer_on_used_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_on_used_memory() -> None:
     """Outputs and gradients on blocks are those of a small batch, whatever lay in the memory."""
-    monkeypatch.setattr(native, "poison", False)  # the memory itself is dirty here
+    _native.set_testing(poison=False)  # the memory itself is dirty here
     layer = ostinato.nn.LSTM(2, 512)
     x = random_input(700, 24, 2).float()
     lengths = torch.arange(24) * 30

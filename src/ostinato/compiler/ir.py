@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 
@@ -339,11 +338,6 @@ class Program:
     def output_size(self) -> int:
         """Features of the output row."""
         return self.nodes[self.output].width
-
-    @cached_property
-    def static_shapes(self) -> list[tuple[int, ...]]:
-        """The shape of each static."""
-        return [spec.shape for spec in self.statics]
 
 
 def print_nodes(nodes: tuple[Node, ...] | list[Node], keep: set[int] | None = None) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ostinato import _native
 from ostinato.engine.choose import ENGINES, Choice, check_engine, choose
 from ostinato.engine.cudnn import run_cudnn
 from ostinato.engine.eager import run_eager
 from ostinato.engine.explain import Report, explain
 from ostinato.engine.frames import outside_of_graphs
-from ostinato.engine.native import make_course, run_native
+from ostinato.engine.native import make_course
 from ostinato.engine.opaque import register
 from ostinato.engine.step import Recorded, Step
 from ostinato.strictness import strict
@@ -86,7 +87,7 @@ def recurrence(
                 x, lengths=lengths, reset=reset, batch_sizes=batch_sizes, reverse=reverse, bptt=bptt
             )
             statics = step.statics(choice.trace)
-            return run_native(choice.trace.program, course, statics, x, state)
+            return _native.run(choice.trace.program, course, statics, x, state)
         if choice.engine == "cudnn":
             run = partial(run_cudnn, step)
         else:

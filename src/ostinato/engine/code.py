@@ -90,6 +90,6 @@ def _direction(plan: StepPlan, kept: dict[str, tuple[int, int]], program: Progra
         lowered.vectors,
         [(spec.static, spec.transposed) for spec in lowered.maps],
         [nodes[n].attrs["transposed"] for n in lowered.outers],
-        program.static_shapes,
+        [(spec.name, spec.shape) for spec in program.statics],
         gradients,
     )

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ostinato._native import backward, forward
 from ostinato.compiler.plan import Needs
 from ostinato.engine.code import compiled
-from ostinato.engine.native import Course, backward, forward, make_course
+from ostinato.engine.native import Course, make_course
 from ostinato.engine.step import Step
 from ostinato.errors import InputError
 

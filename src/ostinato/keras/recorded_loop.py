@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ostinato import _native
 from ostinato.compiler.plan import Needs
-from ostinato.engine import native
 from ostinato.engine.code import compiled
+from ostinato.engine.native import Course
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from ostinato.engine.code import Compiled
-    from ostinato.engine.native import Course
     from ostinato.engine.step import State, Step
 
 
@@ -48,7 +48,7 @@ class Loop:
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """``(x, *state, *statics)`` to ``(y, *final)``, and what is kept if anything is."""
         first = 1 + self.states
-        y, kept, *final = native.forward(
+        y, kept, *final = _native.forward(
             self.code, self.course, inputs[0], tuple(inputs[1:first]), inputs[first:]
         )
         return [y, *final] if kept is None else [y, *final, kept]
@@ -67,7 +67,7 @@ class Loop:
         kept = more.pop(0) if self.code.kept_width else None
         there, absent = iter(more), iter(self.absent)
         dy, *dfinal = [next(there if given else absent) for given in self.given]
-        grads = native.backward(self.code, self.course, x, y, kept, state, statics, dy, dfinal)
+        grads = _native.backward(self.code, self.course, x, y, kept, state, statics, dy, dfinal)
         return [
             grad for grad, want in zip(grads, self.wanted, strict=True) if want and grad is not None
         ]
@@ -104,7 +104,7 @@ def recurrence(step: Step, x: Tensor, state: State, *, reverse: bool) -> tuple[T
     assert loops is not None
     trace = step.trace(x.shape[-1], x.dtype)
     statics = step.statics(trace)
-    course = native.Course(reverse=reverse)
+    course = Course(reverse=reverse)
     inputs = (x, *state, *statics)
     wanted = tuple(t.requires_grad for t in inputs)
     first = 1 + len(state)

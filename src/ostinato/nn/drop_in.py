@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from ostinato import _native
 from ostinato.engine import explain, recurrence
 from ostinato.engine.choose import check_engine
-from ostinato.engine.native import DTYPES
+from ostinato.engine.native import DTYPES, ONWARDS
 from ostinato.engine.ragged import lengths_tensor
 from ostinato.engine.step import Recorded, Step
 from ostinato.engine.template import template
@@ -76,16 +77,33 @@ class _Bound:
     It is a cache: a copied or unpickled module starts with none.
     """
 
-    __slots__ = ("dtype", "sound", "steps", "tensors")
+    __slots__ = ("dtype", "shortcut", "sound", "statics", "steps", "tensors")
 
     def __init__(self, tensors: list[Tensor], steps: tuple[Step, ...], sound: bool) -> None:
         self.tensors = tensors
         self.steps = steps
         self.dtype = tensors[0].dtype
         self.sound = sound  # all tensors have one dtype and one device
+        self.shortcut: _native.Shortcut | None = None
+        self.statics: list[Tensor] = []
 
     def holds(self, tensors: Iterable[Tensor | None]) -> bool:
         return all(map(is_, tensors, self.tensors)) and self.tensors[0].dtype is self.dtype
+
+    def shorten(self, module: DropIn) -> None:
+        """From now on take calls in which nothing is out of the ordinary without a look at more.
+
+        That is for one step on the native engine: no second layer, no second direction.
+        """
+        (step,) = self.steps
+        trace = step.trace(module.input_size, self.dtype)
+        if trace.preparation.instructions:
+            return  # its statics are computed anew for each call
+        self.statics = step.statics(trace)
+        self.shortcut = _native.Shortcut(
+            trace.program, ONWARDS, tuple(module._flat_weights_names), module.input_size,
+            module._state_widths(), self.dtype is torch.float64,
+        )  # fmt: skip
 
     def __deepcopy__(self, memo: object) -> None:
         return None
@@ -156,6 +174,14 @@ class DropIn(nn.RNNBase):
         Raises what torch raises, on the same conditions, and :class:`ostinato.InputError` for
         unfit ``lengths``.
         """
+        compiling = torch.compiler.is_compiling()
+        bound = None if compiling or lengths is not None else self._bound
+        if bound is not None and bound.shortcut is not None and self.engine != "eager":
+            found = bound.shortcut.take(
+                self._parameters, bound.tensors, bound.statics, input, hx, self.batch_first
+            )
+            if found is not None:
+                return found
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
         if not isinstance(x, Tensor) or torch._C._get_tracing_state() is not None:
@@ -199,7 +225,7 @@ class DropIn(nn.RNNBase):
                 strict.check(f"{type(self).__name__} in {dtype} keeps torch's kernels on the CPU")
             return self._torch_forward(input, hx)
         steps: Sequence[Step | Recorded] = bound.steps
-        if torch.compiler.is_compiling():
+        if compiling:
             recorded = self._recorded(bound)
             if isinstance(recorded, str):
                 from ostinato.engine.record import outside
@@ -217,6 +243,9 @@ class DropIn(nn.RNNBase):
             finals = [s.squeeze(1) for s in finals]
         elif self.batch_first and not packed:
             output = output.transpose(0, 1)
+        native = self.engine != "eager" and x.is_cpu and dtype in DTYPES
+        if native and bound is self._bound and bound.shortcut is None and len(bound.steps) == 1:
+            bound.shorten(self)
         result = with_data(input, output) if packed else output
         return result, tuple(finals) if len(finals) > 1 else finals[0]
 
