@@ -178,6 +178,10 @@ class Builder:
         if len(args) != 2:
             return None
         (a, b), (ca, cb) = args, constants
+        if op in ("add", "sub") and b.node.op == "neg":
+            return self.op("sub" if op == "add" else "add", a, Value(self, b.node.args[0]))
+        if op == "add" and a.node.op == "neg":
+            return self.op("sub", b, Value(self, a.node.args[0]))
         neutral = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0, "pow": 1.0}.get(op)
         if neutral is None:
             return None

@@ -65,7 +65,8 @@ class Term:
 class Affine:
     """``onto + sum of products + bias``, computed in place, standing for the node ``root``.
 
-    ``onto`` is a hoisted affine map that nothing else reads: the products are added in its memory.
+    ``onto`` is a hoisted affine map that nothing else reads, or a slice of one: the products are
+    added in its memory.
     """
 
     root: int
@@ -223,26 +224,40 @@ class _Scheduler:
         """``hoisted + product``, where nothing else needs either, is summed by the product itself.
 
         Before, for an LSTM: ``%6 = x @ W + b`` hoisted; in the loop ``%10 = h @ R + b`` and
-        ``%11 = add(%6, %10)``. After: ``%11 = %6 + h @ R + b``.
+        ``%11 = add(%6, %10)``. After: ``%11 = %6 + h @ R + b``. Of a hoisted map whose slices are
+        needed apart, as a GRU's are, a product is added to one slice.
         """
         for number in self.order:
             node = self.nodes[number]
             if node.op != "add" or number in self.affines or number in self.roots:
                 continue
             for hoisted, product in (node.args, node.args[::-1]):
-                onto, affine = self.affines.get(hoisted), self.affines.get(product)
-                if onto is None or affine is None or affine.onto is not None:
+                affine = self.affines.get(product)
+                if affine is None or affine.onto is not None or not self._is_apart(hoisted):
                     continue
                 if (
-                    self.phase[hoisted] is Phase.PRE
-                    and self.phase[product] is self.phase[number] is Phase.LOOP
+                    self.phase[product] is self.phase[number] is Phase.LOOP
                     and self.nodes[hoisted].width == self.nodes[product].width
-                    and self._single_use(hoisted)
                     and self._single_use(product)
                 ):
                     self._replace_root([product], number, affine.terms, affine.bias)
                     self.affines[number].onto = hoisted
                     break
+
+    def _is_apart(self, number: int) -> bool:
+        """Whether this is a hoisted map, or a slice of one, whose elements have a single use."""
+        node = self.nodes[number]
+        base = node.args[0] if node.op == "slice" else number
+        if base not in self.affines or self.phase[base] is not Phase.PRE:
+            return False
+        if base == number or not self._single_use(number):
+            return self._single_use(number)
+        start, stop = node.attrs["start"], node.attrs["stop"]
+        others = [self.nodes[n] for n in self.users[base] if n != number]
+        return base not in self.roots and all(
+            n.op == "slice" and (n.attrs["stop"] <= start or n.attrs["start"] >= stop)
+            for n in others
+        )
 
     def _replace_root(
         self, inner: list[int], root: int, terms: list[Term], bias: int | None

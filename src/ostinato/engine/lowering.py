@@ -18,6 +18,7 @@ from ostinato.compiler.schedule import Affine, Compute, Outer, Phase, Segment, i
 
 if TYPE_CHECKING:
     from ostinato.compiler.plan import StepPlan
+    from ostinato.compiler.schedule import Instruction
 
 
 class Space(enum.IntEnum):
@@ -194,35 +195,43 @@ class _Lowering:
             for phase in Phase
             for position, instruction in enumerate(self.plan.schedule.phases[phase])
         ]
+        self._place_cats(order)
         for instruction, phase, position in order:
             if isinstance(instruction, Affine):
                 if instruction.onto is not None:
-                    self.place[instruction.root] = self.place[instruction.onto]
+                    self.place[instruction.root] = self._operand(instruction.onto, phase)
                 self._place_one(instruction.root, phase, position, in_segment=False)
             elif isinstance(instruction, Segment):
-                in_segment = {c.node for c in instruction.ops}
-                # A later cat first, so that its parts are computed where it wants them.
-                for compute in reversed(instruction.ops):
-                    if compute.op == "cat":
-                        self._place_one(compute.node, phase, position)
-                        self._place_parts(compute, in_segment)
                 tiles = _Tiles(self.widths[Space.TILE])
                 self._place_segment(instruction, phase, position, tiles)
         self._place_copies()
 
-    def _place_parts(self, cat: Compute, in_segment: set[int]) -> None:
+    def _place_cats(self, order: list[tuple[Instruction, Phase, int]]) -> None:
+        """Every ``cat`` before its parts, so that they are computed where it wants them."""
+        for instruction, phase, position in reversed(order):
+            if isinstance(instruction, Segment):
+                for compute in reversed(instruction.ops):
+                    if compute.op == "cat":
+                        self._place_one(compute.node, phase, position)
+                        self._place_parts(compute, phase, position)
+
+    def _place_parts(self, cat: Compute, phase: Phase, position: int) -> None:
         whole = self.place[cat.node]
+        # Buffers are this step's; a stream's rows may be elsewhere for each segment.
+        everywhere = whole.space in (Space.STEP, Space.CHUNK)
         offset = 0
         for part in cat.args:
             node = self.nodes[part]
-            free = (
-                part in in_segment
+            made = self.plan.schedule.segment_of.get(part)
+            if (
+                made is not None
+                and made[0] is phase
+                and (everywhere or made[1] == position)
                 and part not in self.place
                 and part not in self.stores
                 and part not in self.carry_slots
                 and node.op != "sum_rows"
-            )
-            if free and whole.space is not Space.TILE:
+            ):
                 self.place[part] = replace(whole, offset=whole.offset + offset)
             offset += node.width
 
