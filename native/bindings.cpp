@@ -70,7 +70,8 @@ struct Scratch {
 
 template <class T>
 void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector<T>> bias,
-          MutableMatrix<T> out, bool accumulate, int64_t n_begin, int64_t n_end) {
+          MutableMatrix<T> out, bool accumulate, int64_t n_begin, int64_t n_end,
+          bool descending) {
   const Kernels<T>& table = kernels_of<T>(isa.c_str());
   const int64_t rows = a.shape(0), k = a.shape(1), n = w.shape(1);
   require(static_cast<int64_t>(w.shape(0)) == k, "gemm: a is (rows, k) and w is (k, n)");
@@ -86,7 +87,7 @@ void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector
   const Scratch<T> packed(packed_size(table.panel, k, n));
   table.pack(packed.data, w.data(), w.stride(0), w.stride(1), k, n);
   table.gemm(from.data(), rows, k, packed.data, n_begin, n_end, to.data(),
-             bias ? bias->data() : nullptr, accumulate);
+             bias ? bias->data() : nullptr, accumulate, descending);
 }
 
 template <class T>
@@ -111,8 +112,9 @@ template <class T>
 void bind_products(nb::module_& m) {
   m.def("gemm", &gemm<T>, nb::arg("isa"), nb::arg("a").noconvert(), nb::arg("w").noconvert(),
         nb::arg("bias").noconvert().none(), nb::arg("out").noconvert(), nb::arg("accumulate"),
-        nb::arg("n_begin"), nb::arg("n_end"),
-        "For tests: out[:, n_begin:n_end] (+)= a @ w + bias, by the named instruction set.");
+        nb::arg("n_begin"), nb::arg("n_end"), nb::arg("descending") = false,
+        "For tests: out[:, n_begin:n_end] (+)= a @ w + bias, by the named instruction set; "
+        "descending: the last columns first.");
   m.def("outer", &outer<T>, nb::arg("isa"), nb::arg("a").noconvert(), nb::arg("dz").noconvert(),
         nb::arg("g").noconvert(), "For tests: g += dz.T @ a, by the named instruction set.");
 }

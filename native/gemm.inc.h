@@ -144,20 +144,27 @@ void gemm_panel(GemmTile<T> t, int64_t rows, int64_t k, int64_t width) {
 
 template <class T>
 void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n_begin,
-          int64_t n_end, T* const* out, const T* bias, bool accumulate) {
+          int64_t n_end, T* const* out, const T* bias, bool accumulate, bool descending) {
   constexpr int64_t panel = kPanel<T>;
   if (rows <= 0) return;
-  int64_t j = n_begin;
-  const auto tile = [&] {
-    return GemmTile<T>{a,   0, k,    packed + j * k, panel * k,
-                       out, j, bias, accumulate,     Vec<T>::width};
-  };
   // One or two rows keep too few sums in flight with one panel: two at once.
-  if (rows <= 2) {
-    const auto fn = rows == 1 ? gemm_tile<T, 1, kVectors, 2> : gemm_tile<T, 2, kVectors, 2>;
-    for (; n_end - j >= 2 * panel; j += 2 * panel) fn(tile());
+  const bool few = rows <= 2;
+  const int64_t stride = few ? 2 * panel : panel;
+  const int64_t count = (n_end - n_begin + stride - 1) / stride;
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t j = n_begin + (descending ? count - 1 - i : i) * stride;
+    const int64_t end = smaller(n_end, j + stride);
+    const auto tile = [&] {
+      return GemmTile<T>{a,   0, k,    packed + j * k, panel * k,
+                         out, j, bias, accumulate,     Vec<T>::width};
+    };
+    if (few && end - j == stride) {
+      const auto fn = rows == 1 ? gemm_tile<T, 1, kVectors, 2> : gemm_tile<T, 2, kVectors, 2>;
+      fn(tile());
+      continue;
+    }
+    for (; j < end; j += panel) gemm_panel(tile(), rows, k, smaller(panel, end - j));
   }
-  for (; j < n_end; j += panel) gemm_panel(tile(), rows, k, smaller(panel, n_end - j));
 }
 
 template <class T>

@@ -78,9 +78,9 @@ struct Kernels {
   void (*pack)(T* packed, const T* w, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n);
   // out[i][0..n) = (accumulate ? out[i] : 0) + bias + a[i][0..k) * map, for i < rows; a[i], out[i]
   // point at rows; bias may be null. Only columns [n_begin, n_end) are touched; n_begin is a
-  // multiple of panel.
+  // multiple of panel. `descending`: the last columns first.
   void (*gemm)(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n_begin,
-               int64_t n_end, T* const* out, const T* bias, bool accumulate);
+               int64_t n_end, T* const* out, const T* bias, bool accumulate, bool descending);
   // g(j, i) += sum over r of dz[r][j] * a[r][i] for j < n, i < k; g(j, i) = g[j * n_stride + i *
   // k_stride], one of the two strides is 1. scratch: outer_scratch(rows, k, n) elements, 64-byte
   // aligned. A zero row in `a` may be any pointer to k zeros.

@@ -226,6 +226,7 @@ class Body {
   // ---- running ----
 
   void run_chunk(int64_t done) {
+    odd_chunk_ = done / team_.chunk_steps % 2 != 0;
     local_.assign(static_cast<size_t>(last_ - first_) + 1, 0);
     for (int64_t u = first_; u < last_; ++u) local_[u - first_ + 1] = local_[u - first_] + active(u);
     run_deferred(kPre);
@@ -242,6 +243,7 @@ class Body {
         if (instr.kind == InstrKind::kSegment) {
           segment(instr, lo, hi);
         } else {
+          descending_ = parity_ != 0;
           product(instr, u, u + 1);
         }
         meet();
@@ -263,6 +265,7 @@ class Body {
           close_streams(phase, u, lo, hi);
         }
       } else {
+        descending_ = odd_chunk_;
         product(instr, first_, last_);
       }
       meet();
@@ -364,7 +367,7 @@ class Body {
         const T* bias = instr.bias < 0 ? nullptr : vector(instr.bias) + g * map.n;
         k_.gemm(worker_.a_rows, rows, map.k,
                 shared_.packed[instr.id] + g * packed_size(k_.panel, map.k, map.n), begin, end,
-                worker_.out_rows, bias, instr.accumulate);
+                worker_.out_rows, bias, instr.accumulate, descending_);
       } else {
         weight_gradient(instr, map, g, rows, begin, end);
       }
@@ -483,6 +486,9 @@ class Body {
   const int64_t share_begin_, share_end_;  // this member's rows of the team's
   int64_t first_ = 0, last_ = 0;  // steps of the chunk
   int parity_ = 0;
+  // Every second pass over a map goes from its end to its beginning: of a map larger than a cache,
+  // what the last pass read last is in there still.
+  bool descending_ = false, odd_chunk_ = false;
   std::vector<int64_t> local_;  // by step of the chunk: rows before it
   std::vector<Rows<T>> slots_;  // where the operands of segments are now
 };

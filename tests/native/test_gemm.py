@@ -90,12 +90,13 @@ def test_gemm_of_some_columns_leaves_the_rest_alone(isa: str, dtype: type) -> No
         _native.gemm(isa, a, w, bias, whole, False, 0, n)
         for begin in range(0, n, panel):
             for end in (begin, begin + 1, begin + panel - 1, begin + 2 * panel, n):
-                if begin <= end <= n:
-                    out = np.full((rows, n), 7, dtype)
-                    _native.gemm(isa, a, w, bias, out, False, begin, end)
-                    want = np.full((rows, n), 7, dtype)
-                    want[:, begin:end] = whole[:, begin:end]
-                    np.testing.assert_array_equal(out, want)
+                for descending in (False, True):
+                    if begin <= end <= n:
+                        out = np.full((rows, n), 7, dtype)
+                        _native.gemm(isa, a, w, bias, out, False, begin, end, descending)
+                        want = np.full((rows, n), 7, dtype)
+                        want[:, begin:end] = whole[:, begin:end]
+                        np.testing.assert_array_equal(out, want)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
