@@ -4,9 +4,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
 #include <cstring>
-#include <string>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -87,7 +86,8 @@ nb::object backward_of_function(nb::handle ctx, nb::handle dy, nb::args dfinal) 
   }
   Results found = run_backward(code, course, all[0], all[1], all[2], inputs.first(states),
                                inputs.after(states), dy, Tensors::of(dfinal));
-  std::move(found.begin(), found.end(), std::back_inserter(grads));
+  grads.insert(grads.end(), std::make_move_iterator(found.begin()),
+               std::make_move_iterator(found.end()));
   return tuple_of(std::move(grads));
 }
 

@@ -182,8 +182,9 @@ class CallBuilder {
     place(kX, x_);
     // As the caller's x lies: a copy of it is always time first.
     const TensorView given = view_tensor(x);
-    const bool so_lies = !call.packed && given.strides[0] < given.strides[1];
-    batch_first_ = course.batch_first.is_none() ? so_lies : is_true(course.batch_first);
+    batch_first_ = !call.packed && (course.batch_first.is_none()
+                                        ? given.strides[0] < given.strides[1]
+                                        : is_true(course.batch_first));
   }
 
   Call call;

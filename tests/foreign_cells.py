@@ -39,6 +39,23 @@ class GruByDict(nn.Module):
         return (1 - gate["z"]) * new + gate["z"] * h
 
 
+class Slices(nn.Module):
+    """Products are added to parts of one map of x: apart, overlapping, and one that comes twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.x = nn.Linear(N_IN, 4 * N)
+        self.h = nn.ModuleList(nn.Linear(N, N) for _ in range(3))
+
+    def forward(self, x, h):
+        z = self.x(x)
+        apart = torch.sigmoid(z[:, :N] + self.h[0](h))
+        overlapping = torch.tanh(z[:, N : 2 * N] + self.h[1](h)) * z[:, N + 2 : 2 * N + 2].sin()
+        twice = torch.tanh(z[:, 3 * N :] + self.h[2](h)) - z[:, 3 * N :]
+        h = h - apart * (overlapping - (-twice))
+        return torch.cat([h, apart, h], -1), h
+
+
 class Einsum(nn.Module):
     def __init__(self):
         super().__init__()
@@ -212,6 +229,7 @@ CELLS = {
     "RNNCell-relu": (lambda: nn.RNNCell(N_IN, N, nonlinearity="relu", bias=False), N),
     "LstmByCat": (LstmByCat, (N, N)),
     "GruByDict": (GruByDict, N),
+    "Slices": (Slices, N),
     "Einsum": (Einsum, N),
     "Functional": (Functional, N),
     "InPlace": (InPlace, N),

@@ -228,6 +228,30 @@ def test_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(lambda x: layer(x, lengths=[2])[0], (x,))
 
 
+class _Readout(nn.Module):
+    """Its output's weight has no part in the state."""
+
+    def __init__(self):
+        super().__init__()
+        self.state_size = 4
+        self.inner, self.out = nn.Linear(7, 4), nn.Linear(4, 2)
+
+    def forward(self, x, h):
+        h = torch.tanh(self.inner(torch.cat([x, h], -1)))
+        return self.out(h), h
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_parameter_that_the_differentiated_result_does_not_need(create_graph):
+    """Zeros, as with a first derivative, not an error that it is unused."""
+    layer = Recurrent(_Readout(), engine="native")
+    _, h = layer(torch.randn(5, 2, 3))
+    inner, out = layer.cell.inner.weight, layer.cell.out.weight
+    found = torch.autograd.grad(h.sum(), [inner, out], create_graph=create_graph)
+    assert found[0].abs().sum() > 0
+    assert torch.equal(found[1], torch.zeros(2, 4))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("at", [0, 3, 6])
 def test_cut_in_two_and_carried_on(at: int, engine: str) -> None:

@@ -219,6 +219,7 @@ class _Lowering:
         whole = self.place[cat.node]
         # Buffers are this step's; a stream's rows may be elsewhere for each segment.
         everywhere = whole.space in (Space.STEP, Space.CHUNK)
+        lasts = whole.space in (Space.CHUNK, Space.STREAM)  # until a later phase
         offset = 0
         for part in cat.args:
             node = self.nodes[part]
@@ -227,6 +228,7 @@ class _Lowering:
                 made is not None
                 and made[0] is phase
                 and (everywhere or made[1] == position)
+                and (lasts or all(use[0] <= phase for use in self.uses.get(part, ())))
                 and part not in self.place
                 and part not in self.stores
                 and part not in self.carry_slots

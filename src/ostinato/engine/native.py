@@ -118,7 +118,8 @@ def _second_derivative(
     inputs = [x, *state, *statics]
     wanted = [t for t, need in zip(inputs, ctx.needs_input_grad[2:], strict=True) if need]
     given = zip((y, *final), (dy, *dfinal), strict=True)
-    pairs = [(o, g) for o, g in given if o.requires_grad and g is not None]
+    # With zeros, not left out: what only they depend on has a gradient too.
+    pairs = [(o, torch.zeros_like(o) if g is None else g) for o, g in given if o.requires_grad]
     found = iter(
         torch.autograd.grad(
             [o for o, _ in pairs],
