@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -55,8 +56,9 @@ struct Bound {
   int64_t kept_width = 0;
 };
 
-// For tests: memory begins as NaN, threads divide columns however small the work.
-bool poisoned = false, by_columns = false;
+// For tests: memory begins as NaN; how threads divide the work.
+bool poisoned = false;
+Division division = Division::kAuto;
 
 // How a call goes through time (ostinato/engine/native.py).
 struct Course {
@@ -141,7 +143,7 @@ class CallBuilder {
     call.packed = !course.batch_sizes.is_none();
     call.truncate = course.bptt;
     call.poison = poisoned;
-    call.by_columns = by_columns;
+    call.division = division;
     const auto real = static_cast<uint8_t>(nb::dlpack::dtype_code::Float);
     if (!x_.on_cpu || x_.dtype.code != real || (x_.dtype.bits != 32 && x_.dtype.bits != 64)) {
       misfit("x");
@@ -527,10 +529,14 @@ void bind_loop(nb::module_& m) {
       "dfinal may be None, for zeros. Errors as forward's.");
   m.def(
       "set_testing",
-      [](bool poison, bool columns) {
+      [](bool poison, const std::string& divide) {
+        const char* const kinds[] = {"", "rows", "columns", "relay"};  // in the order of Division
+        const auto found = std::find(std::begin(kinds), std::end(kinds), divide);
+        if (found == std::end(kinds)) throw std::invalid_argument("no such division: " + divide);
         poisoned = poison;
-        by_columns = columns;
+        division = static_cast<Division>(found - kinds);
       },
-      nb::arg("poison") = false, nb::arg("columns") = false,
-      "For tests: memory begins as NaN; threads divide columns however small the work.");
+      nb::arg("poison") = false, nb::arg("divide") = "",
+      "For tests: memory begins as NaN; threads divide 'rows' or 'columns' or run a 'relay' however "
+      "small the work ('': by its size).");
 }

@@ -1,7 +1,7 @@
 // The time loop. Rows are divided among teams of threads; a team runs its rows through all steps
 // without waiting for another team. A team of several threads (few rows, or maps too large for one
 // core's cache) divides the columns of each product and the rows of each segment, and meets at a
-// barrier after each.
+// barrier after each; or, where a step has too little work for that, it runs a relay (run_relay()).
 //
 // Time goes in chunks of steps: hoisted instructions run on all rows of the chunk, then the loop
 // step by step, then the deferred instructions on all rows of the chunk. So what they hand to one
@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "denormals.h"
+#include "division.h"
 #include "padding.h"
 #include "pool.h"
 #include "scratch.h"
@@ -27,14 +28,9 @@ namespace {
 // again, and 128 rows lose (105 against 114 at H = 512). Where nothing is kept for backward, 256
 // rows take 0.92 to 0.98 of 128 rows' time from H = 256 on and 0.95 to 1.02 below.
 constexpr int64_t kChunkRows = 128, kChunkRowsLarge = 256;
-constexpr int64_t kLargeBytes = int64_t{2} << 20;
-// Threads divide columns where a thread would have fewer rows than this, or where the loop's maps
-// are larger than a core's cache and there are few rows to use each load of them for: at H = 512
-// and 16 rows a thread, 260 against 246 GFLOP/s.
-constexpr int64_t kTeamRows = 4, kTeamRowsLarge = 32;
-// A step with less work than this (rows times bytes of the loop's maps) isn't worth two barriers:
-// one row and two threads win 15 % at 256 KiB and lose 20 % at 64 KiB.
-constexpr int64_t kTeamBytes = int64_t{192} << 10;
+// In a relay, where there are at least two chunks: each is another barrier, and another sum to the
+// weight gradients. 64 rows take 0.79 of one thread's time, 32 rows 0.82 (LSTM, one row, H = 64).
+constexpr int64_t kRelayRows = 64;
 
 template <class T>
 struct Rows {  // a matrix in memory, as seen by a segment: row `first` lies at base
@@ -49,22 +45,60 @@ class Body {
   Body(const Shared<T>& shared, const Worker<T>& worker)
       : plan_(shared.plan), call_(shared.call), k_(shared.kernels), shared_(shared),
         worker_(worker), team_(*worker.team),
-        share_begin_(team_.rows * worker.member / team_.members),
-        share_end_(team_.rows * (worker.member + 1) / team_.members) {
+        everybody_{worker.member, team_.members, team_.barrier.get()}, crew_(everybody_) {
     place_fixed();
   }
 
   void run() {
     clear_gradients();
+    const int64_t chunks = (call_.steps + team_.chunk_steps - 1) / team_.chunk_steps;
+    if (team_.relay) return run_relay(chunks);
     start_carry();
-    const int64_t steps = call_.steps, size = team_.chunk_steps;
-    for (int64_t done = 0; done < steps; done += size) {
-      const int64_t count = std::min(size, steps - done);
-      first_ = plan_.backward ? steps - done - count : done;
-      last_ = first_ + count;
-      run_chunk(done);
+    for (int64_t c = 0; c < chunks; ++c) {
+      enter(c);
+      run_deferred(kPre);
+      run_loop();
+      run_deferred(kPost);
     }
     finish_carry();
+  }
+
+  // Chunk c's loop is member 0's, while the others do what is deferred of chunk c - 1 and then, in
+  // the same buffers, what is hoisted of chunk c + 1. What nothing can run beside is divided among
+  // all.
+  void run_relay(int64_t chunks) {
+    const bool runs_loop = worker_.member == 0;
+    const Crew own = runs_loop ? Crew{0, 1, nullptr}
+                               : Crew{worker_.member - 1, team_.members - 1, team_.helpers.get()};
+    if (chunks > 0) {
+      enter(0);
+      run_deferred(kPre);
+    }
+    crew_ = own;
+    if (runs_loop) start_carry();
+    team_.barrier->wait();
+    for (int64_t c = 0; c < chunks; ++c) {
+      if (runs_loop) {
+        enter(c);
+        run_loop();
+      } else {
+        if (c > 0) {
+          enter(c - 1);
+          run_deferred(kPost);
+        }
+        if (c + 1 < chunks) {
+          enter(c + 1);
+          run_deferred(kPre);
+        }
+      }
+      team_.barrier->wait();
+    }
+    if (runs_loop) finish_carry();
+    crew_ = everybody_;
+    if (chunks > 0) {
+      enter(chunks - 1);
+      run_deferred(kPost);
+    }
   }
 
  private:
@@ -94,14 +128,21 @@ class Body {
     return false;
   }
 
+  // Who shares the work at hand.
+  struct Crew {
+    int index, count;
+    Barrier* barrier;
+  };
+
   // This member's rows [lo, hi) of the n that are running. A row has one member for all its steps,
   // so that what a step leaves in a row's buffers needs no barrier.
   std::pair<int64_t, int64_t> share(int64_t n) const {
-    return {std::min(n, share_begin_), std::min(n, share_end_)};
+    return {std::min(n, team_.rows * crew_.index / crew_.count),
+            std::min(n, team_.rows * (crew_.index + 1) / crew_.count)};
   }
 
   void meet() const {
-    if (team_.members > 1) team_.barrier->wait();
+    if (crew_.count > 1) crew_.barrier->wait();
   }
 
   // ---- streams ----
@@ -155,7 +196,7 @@ class Body {
       return;
     }
     const int64_t width = plan_.streams[id].width;
-    T* scratch = team_.stream_scratch[id];
+    T* scratch = worker_.stream_scratch[id];
     rows = {scratch, 0, width};
     if (!read) return;
     for (int64_t i = lo; i < hi; ++i) {
@@ -167,7 +208,7 @@ class Body {
   void close_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
     if (lo == hi) return;
     for (int32_t id : plan_.segment_writes[phase]) {
-      T* scratch = team_.stream_scratch[id];
+      T* scratch = worker_.stream_scratch[id];
       if (slots_[plan_.stream_slots[id]].base != scratch) continue;
       const int64_t width = plan_.streams[id].width;
       for (int64_t i = lo; i < hi; ++i) {
@@ -225,15 +266,23 @@ class Body {
 
   // ---- running ----
 
-  void run_chunk(int64_t done) {
-    odd_chunk_ = done / team_.chunk_steps % 2 != 0;
-    local_.assign(static_cast<size_t>(last_ - first_) + 1, 0);
+  // Turns to chunk c, in the order of running.
+  void enter(int64_t c) {
+    done_ = c * team_.chunk_steps;
+    const int64_t count = std::min(team_.chunk_steps, call_.steps - done_);
+    first_ = plan_.backward ? call_.steps - done_ - count : done_;
+    last_ = first_ + count;
+    odd_chunk_ = c % 2 != 0;
+    const int64_t begin = c % team_.chunks() * team_.chunk_rows;
+    local_.assign(static_cast<size_t>(count) + 1, begin);
     for (int64_t u = first_; u < last_; ++u) local_[u - first_ + 1] = local_[u - first_] + active(u);
-    run_deferred(kPre);
+  }
+
+  void run_loop() {
     for (int64_t j = 0; j < last_ - first_; ++j) {
       const int64_t u = plan_.backward ? last_ - 1 - j : first_ + j;
       const int64_t n = active(u);
-      parity_ = static_cast<int>((done + j) & 1);
+      parity_ = static_cast<int>((done_ + j) & 1);
       if (n == 0) continue;
       if (!plan_.backward) clear_carry_rows(parity_, u, n);
       const auto [lo, hi] = share(n);
@@ -251,7 +300,6 @@ class Body {
       close_streams(kLoop, u, lo, hi);
       if (plan_.backward) clear_carry_rows(parity_ ^ 1, u, n);
     }
-    run_deferred(kPost);
   }
 
   void run_deferred(int phase) {
@@ -350,10 +398,10 @@ class Body {
     point(instr.out, from, to, worker_.out_rows);
     const Map& map = instr.kind == InstrKind::kGemm ? plan_.maps[instr.id] : plan_.outers[instr.id];
     int64_t begin = 0, end = map.n;
-    if (team_.members > 1) {
+    if (crew_.count > 1) {
       const int64_t panels = (map.n + k_.panel - 1) / k_.panel;
-      begin = std::min(map.n, panels * worker_.member / team_.members * k_.panel);
-      end = std::min(map.n, panels * (worker_.member + 1) / team_.members * k_.panel);
+      begin = std::min(map.n, panels * crew_.index / crew_.count * k_.panel);
+      end = std::min(map.n, panels * (crew_.index + 1) / crew_.count * k_.panel);
     }
     for (int64_t g = 0; g < map.groups; ++g) {
       if (g > 0) {
@@ -471,8 +519,8 @@ class Body {
     for (size_t i = 0; i < plan_.outers.size(); ++i) {
       const Map& m = plan_.outers[i];
       const int64_t size = m.groups * m.k * m.n;
-      std::fill(team_.outers[i] + size * worker_.member / team_.members,
-                team_.outers[i] + size * (worker_.member + 1) / team_.members, T(0));
+      std::fill(team_.outers[i] + size * crew_.index / crew_.count,
+                team_.outers[i] + size * (crew_.index + 1) / crew_.count, T(0));
     }
     meet();
   }
@@ -483,13 +531,15 @@ class Body {
   const Shared<T>& shared_;
   const Worker<T>& worker_;
   Team<T>& team_;
-  const int64_t share_begin_, share_end_;  // this member's rows of the team's
+  const Crew everybody_;
+  Crew crew_;
+  int64_t done_ = 0;  // steps before the chunk, in the order of running
   int64_t first_ = 0, last_ = 0;  // steps of the chunk
   int parity_ = 0;
   // Every second pass over a map goes from its end to its beginning: of a map larger than a cache,
   // what the last pass read last is in there still.
   bool descending_ = false, odd_chunk_ = false;
-  std::vector<int64_t> local_;  // by step of the chunk: rows before it
+  std::vector<int64_t> local_;  // by step of the chunk: its first row in the chunk's buffers
   std::vector<Rows<T>> slots_;  // where the operands of segments are now
 };
 
@@ -501,19 +551,13 @@ void run_plan(const Plan& plan, const Call& call) {
   Shared<T> shared{plan, call, kernels<T>(), {}, {}, nullptr, 1};
   for (double c : plan.consts) shared.consts.push_back(static_cast<T>(c));
 
-  const int64_t asked = std::max<int64_t>(1, call.threads);
-  int64_t map_bytes = 0;
+  int64_t loop_bytes = 0;
   for (const Instr& instr : plan.phases[kLoop]) {
-    if (instr.kind == InstrKind::kGemm) map_bytes += bytes_of<T>(plan.maps[instr.id]);
+    if (instr.kind == InstrKind::kGemm) loop_bytes += bytes_of<T>(plan.maps[instr.id]);
   }
   int64_t gradient_bytes = 0;
   for (const Map& m : plan.outers) gradient_bytes += bytes_of<T>(m);
-  const int64_t enough = map_bytes > kLargeBytes ? kTeamRowsLarge : kTeamRows;
-  const bool by_rows = !call.by_columns && (call.rows >= enough * asked || asked == 1);
-  const bool by_columns = call.by_columns || (!by_rows && map_bytes * call.rows >= kTeamBytes);
-  const int64_t n_teams =
-      by_rows ? asked : by_columns ? 1 : std::clamp<int64_t>(call.rows / kTeamRows, 1, asked);
-  const int64_t members = by_columns ? asked : 1;
+  const auto [n_teams, members, relay] = divide(plan, call, loop_bytes);
   shared.threads = static_cast<int>(n_teams * members);
   const bool keeps = std::any_of(plan.streams.begin(), plan.streams.end(),
                                  [](const Stream& s) { return s.kept; });
@@ -526,15 +570,18 @@ void run_plan(const Plan& plan, const Call& call) {
     team.begin = bounds[t];
     team.rows = bounds[t + 1] - bounds[t];
     team.members = static_cast<int>(members);
+    team.relay = relay;
     team.chunk_steps = std::max<int64_t>(1, call.steps);
     if (chunked && team.rows > 0) {
       const bool large = gradient_bytes > kLargeBytes || (!plan.backward && !keeps);
-      const int64_t wanted = large ? kChunkRowsLarge : kChunkRows;
+      const int64_t wanted = relay ? kRelayRows : large ? kChunkRowsLarge : kChunkRows;
       const int64_t steps = (wanted + team.rows - 1) / team.rows;
-      team.chunk_steps = std::clamp<int64_t>(steps, 1, team.chunk_steps);
+      const int64_t most = relay ? (team.chunk_steps + 1) / 2 : team.chunk_steps;
+      team.chunk_steps = std::clamp<int64_t>(steps, 1, most);
     }
     team.chunk_rows = team.rows * team.chunk_steps;
     if (members > 1) team.barrier = std::make_unique<Barrier>(team.members);
+    if (relay && members > 2) team.helpers = std::make_unique<Barrier>(team.members - 1);
     for (int64_t m = 0; m < members; ++m) {
       Worker<T>& worker = workers[t * members + m];
       worker.team = &team;
@@ -552,7 +599,7 @@ void run_plan(const Plan& plan, const Call& call) {
 
   Padding<T> padding(plan, call);
   Barrier all(shared.threads);
-  parallel(shared.threads, static_cast<int>(asked), [&](int w) {
+  parallel(shared.threads, static_cast<int>(call.threads), [&](int w) {
     const FlushDenormals flush;
     pack_maps(shared, w);
     if (shared.threads > 1) all.wait();

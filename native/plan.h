@@ -122,6 +122,10 @@ struct Plan {
 
 Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& consts);
 
+// What threads divide: rows; columns of each product; or one runs the loop, the others what is
+// hoisted and deferred. kAuto: by the call's size.
+enum class Division { kAuto, kRows, kColumns, kRelay };
+
 // What changes from call to call. Sizes and strides are in elements, pointers to elements of the
 // plan's type.
 struct StreamArg {
@@ -163,8 +167,9 @@ struct Call {
   std::vector<MatrixArg> maps;
   std::vector<void*> sums;
   std::vector<OuterArg> outers;
-  // For tests: fill scratch memory with NaN first; divide columns however small the work.
-  bool poison = false, by_columns = false;
+  // For tests: fill scratch memory with NaN first; divide the work like this however small it is.
+  bool poison = false;
+  Division division = Division::kAuto;
 };
 
 }  // namespace ostinato

@@ -33,11 +33,15 @@ template <class T>
 struct Team {
   int64_t begin = 0, rows = 0;  // of the batch
   int members = 1;
+  bool relay = false;  // member 0 runs the loop, the others what is hoisted and deferred
   int64_t chunk_steps = 1, chunk_rows = 0;
   std::vector<T*> carry[2];
-  std::vector<T*> step, chunk, stream_scratch;
+  std::vector<T*> step, chunk;
   std::vector<T*> outers;
-  std::unique_ptr<Barrier> barrier;
+  std::unique_ptr<Barrier> barrier, helpers;  // of all members; in a relay, of all but member 0
+
+  // Chunks whose buffers are in use at once: in a relay the loop's and another one.
+  int64_t chunks() const { return relay ? 2 : 1; }
 };
 
 template <class T>
@@ -45,6 +49,7 @@ struct Worker {
   Team<T>* team = nullptr;
   int member = 0;
   T* tile = nullptr;
+  std::vector<T*> stream_scratch;
   std::vector<T*> sums;
   const T** a_rows = nullptr;
   T** out_rows = nullptr;
@@ -158,10 +163,8 @@ void allocate(Scratch& scratch, Shared<T>& shared, std::vector<Team<T>>& teams,
     team.step.clear();
     for (int64_t w : plan.step) team.step.push_back(scratch.take<T>(w * team.rows));
     team.chunk.clear();
-    for (int64_t w : plan.chunk) team.chunk.push_back(scratch.take<T>(w * team.chunk_rows));
-    team.stream_scratch.clear();
-    for (const Stream& s : plan.streams) {
-      team.stream_scratch.push_back(scratch.take<T>(s.width * team.rows));
+    for (int64_t w : plan.chunk) {
+      team.chunk.push_back(scratch.take<T>(w * team.chunk_rows * team.chunks()));
     }
     team.outers.clear();
     for (size_t i = 0; i < plan.outers.size(); ++i) {
@@ -175,6 +178,10 @@ void allocate(Scratch& scratch, Shared<T>& shared, std::vector<Team<T>>& teams,
   for (Worker<T>& worker : workers) {
     // A tile has at most kTileElements in all, or one row.
     worker.tile = scratch.take<T>(std::max(plan.tile_width, kTileElements));
+    worker.stream_scratch.clear();
+    for (const Stream& s : plan.streams) {
+      worker.stream_scratch.push_back(scratch.take<T>(s.width * worker.team->rows));
+    }
     worker.sums.clear();
     for (int64_t w : plan.sums) worker.sums.push_back(scratch.take<T>(w));
     const int64_t rows = std::max(worker.team->chunk_rows, worker.team->rows);

@@ -1,7 +1,7 @@
 """The types of the extension module; what each function does is in its own docstring."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,9 @@ def use(callables: dict[str, Any]) -> None: ...
 def use_tensor_table(capsule: object) -> None: ...
 
 # For tests.
-def set_testing(poison: bool = False, columns: bool = False) -> None: ...
+def set_testing(
+    poison: bool = False, divide: Literal["", "rows", "columns", "relay"] = ""
+) -> None: ...
 def new_tensor(shape: Sequence[int], strides: Sequence[int], is_double: bool) -> Tensor: ...
 def waiting_bytes() -> int: ...
 def gemm(

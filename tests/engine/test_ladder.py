@@ -1,7 +1,8 @@
 """The native engine against the eager loop in float64, for every registered cell.
 
-All instruction sets of the machine, one and two threads, `lengths` x `reverse` x `reset` and
-truncated BPTT, both dtypes, hidden sizes around the vector width. Scratch memory starts as NaN.
+All instruction sets of the machine, one to three threads and what they can divide, `lengths` x
+`reverse` x `reset` and truncated BPTT, both dtypes, hidden sizes around the vector width. Scratch
+memory starts as NaN.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ ISAS = _native.available_isas()
 MODES = [
     (*flags, None) for flags in itertools.product((False, True), (False, True), (False, True))
 ] + [(False, False, False, 2), (True, True, True, 3), (True, False, False, 1)]
-#: (threads, whether they divide columns rather than rows)
-DIVISIONS = [(1, False), (2, False), (2, True)]
+#: (threads, what they divide)
+DIVISIONS = [(1, "rows"), (2, "rows"), (2, "columns"), (2, "relay"), (3, "relay")]
+#: The same by dtype: the engine is one template.
+CHECKED = [(torch.float64, d) for d in DIVISIONS[:4]] + [
+    (torch.float32, d) for d in (DIVISIONS[0], DIVISIONS[1], DIVISIONS[4])
+]
 
 
 def shapes(isa: str) -> list[tuple[int, int, int, int]]:
@@ -61,9 +66,9 @@ def options(steps: int, batch: int, mode: tuple[Any, ...]) -> tuple[dict[str, An
     return {"reverse": reverse, "bptt": bptt}, call
 
 
-def divide(threads: int, columns: bool) -> None:
+def divide(threads: int, what: str) -> None:
     torch.set_num_threads(threads)
-    _native.set_testing(poison=True, columns=columns)
+    _native.set_testing(poison=True, divide=what)
 
 
 def run(
@@ -98,7 +103,7 @@ def test_native_engine_agrees_with_the_eager_loop(case: CellCase, isa: str) -> N
             layer, call = options(steps, batch, mode)
             torch.set_num_threads(1)
             want = run(oracle_cell, x, layer, call, "eager")
-            for dtype, division in itertools.product((torch.float32, torch.float64), DIVISIONS):
+            for dtype, division in CHECKED:
                 divide(*division)
                 cell = randomise(case.make(width, hidden, dtype=dtype), seed=number)
                 got = run(cell, x.to(dtype), layer, call, "native")
@@ -122,10 +127,39 @@ def test_inference_gives_the_same_bits_as_training(case: CellCase) -> None:
     assert torch.equal(trained[0], inferred[0])
 
 
-@pytest.mark.parametrize(("threads", "columns"), DIVISIONS)
+@pytest.mark.parametrize("case", CELL_CASES, ids=str)
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_relay_over_many_chunks(case: CellCase, threads: int) -> None:
+    """Of 13 steps here; each chunk's buffers are used again two chunks later."""
+    cell = randomise(case.make(5, 9, dtype=torch.float64))
+    x = random_input(97, 5, 5)
+    for mode in ((False, False, False, None), (True, True, True, 20)):
+        layer, call = options(97, 5, mode)
+        want = run(cell, x, layer, call, "eager")
+        divide(threads, "relay")
+        assert_same_run(run(cell, x, layer, call, "native"), want, times=10)
+
+
+def test_few_rows_on_two_threads_give_the_bits_of_one() -> None:
+    """Large enough for a relay: in outputs no sum is divided, in weight gradients by chunks."""
+    cell = randomise(cells.LSTM(64, 64, dtype=torch.float32))
+    x = random_input(300, 1, 64, dtype=torch.float32)
+    torch.set_num_threads(1)
+    alone = run(cell, x, {}, {}, "native")
+    torch.set_num_threads(2)
+    _native.set_testing(poison=True)
+    assert torch.equal(run(cell, x, {}, {}, "native").output, alone.output)
+
+
+def test_an_unknown_division_is_refused() -> None:
+    with pytest.raises(ValueError, match="no such division: rings"):
+        _native.set_testing(divide="rings")
+
+
+@pytest.mark.parametrize(("threads", "what"), DIVISIONS)
 @pytest.mark.parametrize("batch", [2, 24])
-def test_same_bits_from_run_to_run(batch: int, threads: int, columns: bool) -> None:
-    divide(threads, columns)
+def test_same_bits_from_run_to_run(batch: int, threads: int, what: str) -> None:
+    divide(threads, what)
     cell = randomise(cells.LSTM(9, 33, dtype=torch.float32))
     x = random_input(40, batch, 9, dtype=torch.float32)
     runs = [run(cell, x, {}, {}, "native") for _ in range(3)]
