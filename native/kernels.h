@@ -28,6 +28,8 @@ enum class Op : int32_t {
   // fused gradients, two arguments (g, y): g * y * (1 - y) and g * (1 - y * y), and for relu g
   // where y > 0, else 0
   kSigmoidGrad, kTanhGrad, kReluGrad,
+  // the same of a product, three arguments (a, b, y): g = a * b
+  kSigmoidGradMul, kTanhGradMul,
   kCount
 };
 

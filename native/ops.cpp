@@ -47,6 +47,8 @@ constexpr OpInfo kTable[] = {
     {"sigmoid_grad", 2, -1, -1},
     {"tanh_grad", 2, -1, -1},
     {"relu_grad", 2, 0, 0},
+    {"sigmoid_grad_mul", 3, -1, -1},
+    {"tanh_grad_mul", 3, -1, -1},
 };
 static_assert(sizeof(kTable) / sizeof(kTable[0]) == kOps);
 

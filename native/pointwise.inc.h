@@ -73,6 +73,8 @@ OSTINATO_OP2(ReluGradOp, select(b > T(0), a, V{}))
 OSTINATO_OP3(WhereOp, select(a != T(0), b, c))
 OSTINATO_OP3(MulAddOp, fma(a, b, c))
 OSTINATO_OP3(NegMulAddOp, fma(-a, b, c))
+OSTINATO_OP3(SigmoidGradMulOp, SigmoidGradOp<T>::apply(a * b, c))
+OSTINATO_OP3(TanhGradMulOp, TanhGradOp<T>::apply(a * b, c))
 
 #undef OSTINATO_OP1
 #undef OSTINATO_OP2
@@ -210,7 +212,8 @@ void fill_pointwise(Kernels<T>& k) {
   fill_ops<T, CopyOp, NegOp, AbsOp, SignOp, FloorOp, ReciprocalOp, SqrtOp, RsqrtOp, ExpOp, Expm1Op,
            LogOp, Log1pOp, SinOp, CosOp, TanhOp, SigmoidOp, ErfOp, ReluOp, AddOp, SubOp, MulOp,
            DivOp, MaxOp, MinOp, PowOp, LtOp, LeOp, GtOp, GeOp, EqOp, NeOp, WhereOp, MulAddOp,
-           NegMulAddOp, SigmoidGradOp, TanhGradOp, ReluGradOp>(k.pointwise);
+           NegMulAddOp, SigmoidGradOp, TanhGradOp, ReluGradOp, SigmoidGradMulOp, TanhGradMulOp>(
+      k.pointwise);
   k.take = take<T>;
   k.put = put<T>;
 }

@@ -126,3 +126,20 @@ def test_gradient_patterns_are_fused(swap: bool) -> None:
     assert [c.op for c in segment.ops] == [
         "sigmoid", "sigmoid_grad", "tanh", "tanh_grad", "relu_grad",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_gradient_patterns_take_in_a_product(shared: bool) -> None:
+    """Unless something else needs it."""
+    g, n = build()
+    one = g.const(1.0)
+    y = g.add("sigmoid", n["x"])
+    arriving = g.add("mul", n["h"], n["x"])
+    sigmoid = g.add("mul", g.add("mul", arriving, y), g.add("sub", one, y))
+    product = g.add("mul", sigmoid, n["h"])
+    tanh = g.add("mul", product, g.add("sub", one, g.add("mul", y, y)))
+    result = schedule(StepGraph(g.nodes, (n["h"],), (tanh, *[arriving] * shared), ()))
+    (segment,) = result.phases[Phase.LOOP]
+    first = ["sigmoid", "mul", "sigmoid_grad"] if shared else ["sigmoid", "sigmoid_grad_mul"]
+    assert [c.op for c in segment.ops] == [*first, "tanh_grad_mul"]
+    assert segment.ops[-1].args == (sigmoid, n["h"], y)

@@ -60,6 +60,8 @@ ORACLES: dict[str, Callable[..., np.ndarray]] = {
     "sigmoid_grad": lambda g, y: g * y * (1 - y),
     "tanh_grad": lambda g, y: g * (1 - y * y),
     "relu_grad": lambda g, y: np.where(y > 0, g, 0),
+    "sigmoid_grad_mul": lambda a, b, y: a * b * y * (1 - y),
+    "tanh_grad_mul": lambda a, b, y: a * b * (1 - y * y),
 }
 EXACT = {name for name, _, f32, f64 in _native.op_table() if f32 == 0 == f64}
 
@@ -100,6 +102,7 @@ def test_table() -> None:
     """The native table has the IR's pointwise operations, and this file an oracle for each."""
     pointwise = {name for name, spec in OPS.items() if spec.group is Group.POINTWISE}
     extra = {"copy", "mul_add", "neg_mul_add", "sigmoid_grad", "tanh_grad", "relu_grad"}
+    extra |= {"sigmoid_grad_mul", "tanh_grad_mul"}
     assert set(TABLE) == (pointwise - {"stop"}) | extra  # stop is a copy
     assert set(ORACLES) == set(TABLE)
     for name in pointwise - {"stop"}:
@@ -184,6 +187,8 @@ def test_special_values_as_in_torch(op: str, dtype: str, isa: str) -> None:
         "sigmoid_grad": lambda g, y: g * y * (1 - y),
         "tanh_grad": lambda g, y: g * (1 - y * y),
         "relu_grad": lambda g, y: torch.where(y > 0, g, 0.0),
+        "sigmoid_grad_mul": lambda a, b, y: a * b * y * (1 - y),
+        "tanh_grad_mul": lambda a, b, y: a * b * (1 - y * y),
     }
     want = references.get(op) or getattr(torch, op)
     expected = want(*a).to(a[0].dtype).numpy()

@@ -107,6 +107,8 @@ FUSED = {
     "sigmoid_grad": "mul(mul(g, y), sub(1, y))",
     "tanh_grad": "mul(g, sub(1, mul(y, y)))",
     "relu_grad": "where(gt(y, 0), g, 0)",
+    "sigmoid_grad_mul": "mul(mul(mul(a, b), y), sub(1, y))",
+    "tanh_grad_mul": "mul(mul(a, b), sub(1, mul(y, y)))",
     "sum_rows_mul": "sum_rows(mul(a, b))",
     "normalise_grad_mul": "normalise_grad(mul(a, b), y, moments)",
 }
@@ -319,7 +321,8 @@ class _Scheduler:
         elif node.op == "sub" and self._is_product(node.args[1], node.width):
             return "neg_mul_add", (*self.nodes[node.args[1]].args, node.args[0]), [node.args[1]]
         elif node.op == "mul":
-            return self._match_activation_gradient(node)
+            gradient = self._match_activation_gradient(node)
+            return None if gradient is None else self._with_product(number, gradient)
         elif node.op == "where":
             return self._match_relu_gradient(node)
         elif node.op in ("sum_rows", "normalise_grad"):
@@ -366,6 +369,17 @@ class _Scheduler:
                 inner = [left, right] if self._single_use(right) else [left]
                 return "sigmoid_grad", (g, y), inner
         return None
+
+    def _with_product(
+        self, number: int, gradient: tuple[str, tuple[int, ...], list[int]]
+    ) -> tuple[str, tuple[int, ...], list[int]]:
+        """The gradient times what arrives, if that is a product that nothing else needs."""
+        op, (g, y), inner = gradient
+        if not self._is_product(g, self.nodes[number].width):
+            return gradient
+        if self.phase[g] is not self.phase[number]:
+            return gradient
+        return f"{op}_mul", (*self.nodes[g].args, y), [*inner, g]
 
     def _match_relu_gradient(self, node: Node) -> tuple[str, tuple[int, ...], list[int]] | None:
         condition, g, zero = node.args

@@ -75,7 +75,7 @@ class Lowered:
 _POINTWISE = """
     copy neg abs sign floor reciprocal sqrt rsqrt exp expm1 log log1p sin cos tanh sigmoid erf relu
     add sub mul div max min pow lt le gt ge eq ne
-    where mul_add neg_mul_add sigmoid_grad tanh_grad relu_grad
+    where mul_add neg_mul_add sigmoid_grad tanh_grad relu_grad sigmoid_grad_mul tanh_grad_mul
 """
 _OTHERS = """
     sum amax cumsum cumsum_reverse expand take put moments normalise normalise_grad sum_rows
