@@ -9,12 +9,12 @@
 #include "loop.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 
 #include "denormals.h"
 #include "division.h"
 #include "padding.h"
+#include "places.h"
 #include "pool.h"
 #include "scratch.h"
 #include "teams.h"
@@ -33,21 +33,13 @@ constexpr int64_t kChunkRows = 128, kChunkRowsLarge = 256;
 constexpr int64_t kRelayRows = 64;
 
 template <class T>
-struct Rows {  // a matrix in memory, as seen by a segment: row `first` lies at base
-  T* base;
-  int64_t first;
-  int64_t stride;
-};
-
-template <class T>
 class Body {
  public:
   Body(const Shared<T>& shared, const Worker<T>& worker)
       : plan_(shared.plan), call_(shared.call), k_(shared.kernels), shared_(shared),
         worker_(worker), team_(*worker.team),
-        everybody_{worker.member, team_.members, team_.barrier.get()}, crew_(everybody_) {
-    place_fixed();
-  }
+        places_(shared, worker), everybody_{worker.member, team_.members, team_.barrier.get()},
+        crew_(everybody_) {}
 
   void run() {
     clear_gradients();
@@ -102,31 +94,7 @@ class Body {
   }
 
  private:
-  // ---- geometry ----
-
-  int64_t active(int64_t u) const {
-    return std::clamp<int64_t>(call_.active[u] - team_.begin, 0, team_.rows);
-  }
-
-  int64_t time(int64_t u, int64_t row) const {
-    return call_.reverse ? call_.length[row] - 1 - u : u;
-  }
-
-  int64_t batch(int64_t row) const { return call_.order.empty() ? row : call_.order[row]; }
-
-  bool is_reset(int64_t u, int64_t row) const {
-    return call_.reset != nullptr &&
-           call_.reset[time(u, row) * call_.reset_time_stride +
-                       batch(row) * call_.reset_row_stride] != 0;
-  }
-
-  bool any_reset(int64_t u, int64_t lo, int64_t hi) const {
-    if (call_.reset == nullptr) return false;
-    for (int64_t i = lo; i < hi; ++i) {
-      if (is_reset(u, team_.begin + i)) return true;
-    }
-    return false;
-  }
+  // ---- the crew ----
 
   // Who shares the work at hand.
   struct Crew {
@@ -145,79 +113,6 @@ class Body {
     if (crew_.count > 1) crew_.barrier->wait();
   }
 
-  // ---- streams ----
-
-  T* stream_row(const Stream& s, const StreamArg& arg, int64_t u, int64_t row) const {
-    T* base = static_cast<T*>(arg.base);
-    if (s.kept) return base + (call_.offset[u] + row) * arg.row_stride;
-    const int64_t t = time(u, row);
-    if (call_.packed) return base + (call_.offset[t] + row) * arg.row_stride;
-    return base + t * arg.time_stride + batch(row) * arg.row_stride;
-  }
-
-  // The row as the step sees it: of the previous step, where the stream stands for that.
-  T* seen_row(int32_t id, int64_t u, int64_t row) const {
-    const Stream& s = plan_.streams[id];
-    if (s.previous_of < 0) return stream_row(s, call_.streams[id], u, row);
-    if (is_reset(u, row)) return shared_.zeros;
-    if (u == 0) {
-      return const_cast<T*>(static_cast<const T*>(call_.streams[id].initial)) +
-             batch(row) * s.width;
-    }
-    return stream_row(plan_.streams[s.previous_of], call_.streams[s.previous_of], u - 1, row);
-  }
-
-  bool evenly_spaced(int32_t id, int64_t u, int64_t lo, int64_t hi) const {
-    const Stream& s = plan_.streams[id];
-    if (s.previous_of >= 0) {
-      if (any_reset(u, lo, hi)) return false;
-      if (u == 0) return call_.order.empty();
-    }
-    if (plan_.streams[s.previous_of >= 0 ? s.previous_of : id].kept) return true;
-    return call_.order.empty() && (!call_.reverse || call_.uniform);
-  }
-
-  int64_t row_distance(int32_t id, int64_t u) const {
-    const Stream& s = plan_.streams[id];
-    if (s.previous_of < 0) return call_.streams[id].row_stride;
-    return u == 0 ? s.width : call_.streams[s.previous_of].row_stride;
-  }
-
-  // Rows [lo, hi) of a stream for a segment: in place, or gathered into scratch memory.
-  void open_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
-    if (lo == hi) return;
-    for (const Opening& o : plan_.segment_opens[phase]) open_stream(o.stream, u, lo, hi, o.read);
-  }
-
-  void open_stream(int32_t id, int64_t u, int64_t lo, int64_t hi, bool read) {
-    Rows<T>& rows = slots_[plan_.stream_slots[id]];
-    if (evenly_spaced(id, u, lo, hi)) {
-      rows = {seen_row(id, u, team_.begin + lo), lo, row_distance(id, u)};
-      return;
-    }
-    const int64_t width = plan_.streams[id].width;
-    T* scratch = worker_.stream_scratch[id];
-    rows = {scratch, 0, width};
-    if (!read) return;
-    for (int64_t i = lo; i < hi; ++i) {
-      std::memcpy(scratch + i * width, seen_row(id, u, team_.begin + i),
-                  static_cast<size_t>(width) * sizeof(T));
-    }
-  }
-
-  void close_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
-    if (lo == hi) return;
-    for (int32_t id : plan_.segment_writes[phase]) {
-      T* scratch = worker_.stream_scratch[id];
-      if (slots_[plan_.stream_slots[id]].base != scratch) continue;
-      const int64_t width = plan_.streams[id].width;
-      for (int64_t i = lo; i < hi; ++i) {
-        std::memcpy(seen_row(id, u, team_.begin + i), scratch + i * width,
-                    static_cast<size_t>(width) * sizeof(T));
-      }
-    }
-  }
-
   // ---- carried values ----
 
   void start_carry() {
@@ -228,7 +123,7 @@ class Body {
       // Backward, a row joins at its own last step, whichever buffer is then read.
       for (int b = 0; b < (plan_.backward ? 2 : 1); ++b) {
         for (int64_t i = lo; i < hi; ++i) {
-          const T* from = init + batch(team_.begin + i) * width;
+          const T* from = init + places_.batch(team_.begin + i) * width;
           std::copy(from, from + width, team_.carry[b][slot] + i * width);
         }
       }
@@ -244,7 +139,7 @@ class Body {
       for (int64_t i = lo; i < hi; ++i) {
         const int64_t made = plan_.backward ? call_.steps : call_.length[team_.begin + i];
         const T* from = team_.carry[made & 1][slot] + i * width;
-        std::copy(from, from + width, out + batch(team_.begin + i) * width);
+        std::copy(from, from + width, out + places_.batch(team_.begin + i) * width);
       }
     }
   }
@@ -255,7 +150,8 @@ class Body {
     const auto [lo, hi] = share(n);
     for (int64_t i = lo; i < hi; ++i) {
       const int64_t row = team_.begin + i;
-      if (!is_reset(u, row) && !(cut && (call_.length[row] - u) % call_.truncate == 0)) continue;
+      const bool ends = cut && (call_.length[row] - u) % call_.truncate == 0;
+      if (!ends && !places_.is_reset(u, row)) continue;
       for (size_t slot = 0; slot < plan_.carry.size(); ++slot) {
         T* p = team_.carry[parity][slot] + i * plan_.carry[slot];
         std::fill(p, p + plan_.carry[slot], T(0));
@@ -273,21 +169,19 @@ class Body {
     first_ = plan_.backward ? call_.steps - done_ - count : done_;
     last_ = first_ + count;
     odd_chunk_ = c % 2 != 0;
-    const int64_t begin = c % team_.chunks() * team_.chunk_rows;
-    local_.assign(static_cast<size_t>(count) + 1, begin);
-    for (int64_t u = first_; u < last_; ++u) local_[u - first_ + 1] = local_[u - first_] + active(u);
+    places_.enter(first_, last_, c % team_.chunks() * team_.chunk_rows);
   }
 
   void run_loop() {
     for (int64_t j = 0; j < last_ - first_; ++j) {
       const int64_t u = plan_.backward ? last_ - 1 - j : first_ + j;
-      const int64_t n = active(u);
+      const int64_t n = places_.active(u);
       parity_ = static_cast<int>((done_ + j) & 1);
       if (n == 0) continue;
       if (!plan_.backward) clear_carry_rows(parity_, u, n);
       const auto [lo, hi] = share(n);
-      place_moving(u);
-      open_streams(kLoop, u, lo, hi);
+      places_.place_moving(u, parity_);
+      places_.open_streams(kLoop, u, lo, hi);
       for (const Instr& instr : plan_.phases[kLoop]) {
         if (instr.kind == InstrKind::kSegment) {
           segment(instr, lo, hi);
@@ -297,7 +191,7 @@ class Body {
         }
         meet();
       }
-      close_streams(kLoop, u, lo, hi);
+      places_.close_streams(kLoop, u, lo, hi);
       if (plan_.backward) clear_carry_rows(parity_ ^ 1, u, n);
     }
   }
@@ -306,11 +200,11 @@ class Body {
     for (const Instr& instr : plan_.phases[phase]) {
       if (instr.kind == InstrKind::kSegment) {
         for (int64_t u = first_; u < last_; ++u) {
-          const auto [lo, hi] = share(active(u));
-          place_moving(u);
-          open_streams(phase, u, lo, hi);
+          const auto [lo, hi] = share(places_.active(u));
+          places_.place_moving(u, parity_);
+          places_.open_streams(phase, u, lo, hi);
           segment(instr, lo, hi);
-          close_streams(phase, u, lo, hi);
+          places_.close_streams(phase, u, lo, hi);
         }
       } else {
         descending_ = odd_chunk_;
@@ -320,82 +214,10 @@ class Body {
     }
   }
 
-  // ---- operands
-
-  // Slots that are where they are for the whole call.
-  void place_fixed() {
-    slots_.assign(plan_.slots.size(), Rows<T>{nullptr, 0, 0});
-    for (size_t i = 0; i < slots_.size(); ++i) {
-      const auto [space, id] = plan_.slots[i];
-      Rows<T>& rows = slots_[i];
-      // What is the same for all rows is read only.
-      if (space == Space::kConst) rows.base = const_cast<T*>(&shared_.consts[id]);
-      if (space == Space::kVector) rows.base = const_cast<T*>(vector(id));
-      if (space == Space::kStep) rows = {team_.step[id], 0, plan_.step[id]};
-      if (space == Space::kTile) rows.stride = plan_.tile[id];
-    }
-  }
-
-  // Slots that move with the step, besides streams.
-  void place_moving(int64_t u) {
-    for (int32_t slot : plan_.moving_slots) {
-      const auto [space, id] = plan_.slots[slot];
-      if (space == Space::kChunk) {
-        const int64_t width = plan_.chunk[id];
-        slots_[slot] = {team_.chunk[id] + local_[u - first_] * width, 0, width};
-      } else {
-        const int parity = space == Space::kCarryIn ? parity_ : parity_ ^ 1;
-        slots_[slot] = {team_.carry[parity][id], 0, plan_.carry[id]};
-      }
-    }
-  }
-
-  // Buffers of a tile of so many rows that begins at `row`.
-  void place_tile(int64_t row, int64_t rows) {
-    for (int32_t slot : plan_.tile_slots) {
-      slots_[slot].base = worker_.tile + plan_.tile_begin[plan_.slots[slot].id] * rows;
-      slots_[slot].first = row;
-    }
-  }
-
-  // Row pointers of an operand for all rows of steps [from, to). Returns how many.
-  template <class P>
-  int64_t point(const Operand& o, int64_t from, int64_t to, P* out) const {
-    const int64_t count = local_[to - first_] - local_[from - first_];
-    if (o.space == Space::kStream) {
-      for (int64_t u = from; u < to; ++u) out = point_at_stream(o, u, out);
-      return count;
-    }
-    // In a chunk's buffer the rows of its steps lie one after another.
-    T* row = o.space == Space::kChunk
-                 ? team_.chunk[o.id] + local_[from - first_] * plan_.chunk[o.id]
-                 : slots_[o.slot].base;
-    row += o.offset;
-    const int64_t stride = o.space == Space::kChunk ? plan_.chunk[o.id] : slots_[o.slot].stride;
-    for (int64_t i = 0; i < count; ++i) out[i] = row + i * stride;
-    return count;
-  }
-
-  template <class P>
-  P* point_at_stream(const Operand& o, int64_t u, P* out) const {
-    const int64_t n = active(u);
-    if (n > 0 && evenly_spaced(o.id, u, 0, n)) {
-      T* row = seen_row(o.id, u, team_.begin) + o.offset;
-      const int64_t distance = row_distance(o.id, u);
-      for (int64_t i = 0; i < n; ++i) out[i] = row + i * distance;
-    } else {
-      for (int64_t i = 0; i < n; ++i) {
-        T* row = seen_row(o.id, u, team_.begin + i);
-        out[i] = row == shared_.zeros ? row : row + o.offset;
-      }
-    }
-    return out + n;
-  }
-
   void product(const Instr& instr, int64_t from, int64_t to) {
-    const int64_t rows = point(instr.a, from, to, worker_.a_rows);
+    const int64_t rows = places_.point(instr.a, from, to, worker_.a_rows);
     if (rows == 0) return;
-    point(instr.out, from, to, worker_.out_rows);
+    places_.point(instr.out, from, to, worker_.out_rows);
     const Map& map = instr.kind == InstrKind::kGemm ? plan_.maps[instr.id] : plan_.outers[instr.id];
     int64_t begin = 0, end = map.n;
     if (crew_.count > 1) {
@@ -412,7 +234,7 @@ class Body {
       }
       if (begin == end) continue;
       if (instr.kind == InstrKind::kGemm) {
-        const T* bias = instr.bias < 0 ? nullptr : vector(instr.bias) + g * map.n;
+        const T* bias = instr.bias < 0 ? nullptr : places_.vector(instr.bias) + g * map.n;
         k_.gemm(worker_.a_rows, rows, map.k,
                 shared_.packed[instr.id] + g * packed_size(k_.panel, map.k, map.n), begin, end,
                 worker_.out_rows, bias, instr.accumulate, descending_);
@@ -432,22 +254,12 @@ class Body {
     for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] -= begin;
   }
 
-  const T* vector(int32_t id) const { return static_cast<const T*>(call_.vectors[id]); }
-
-  // Written field by field, as kernels read it: a copy of the whole would wait for these stores.
-  void point_at(const Operand& o, int64_t row, In<T>& in) const {
-    const Rows<T>& rows = slots_[o.slot];
-    in.p = rows.base + (row - rows.first) * rows.stride + o.offset;
-    in.row_stride = rows.stride;
-    in.col_stride = o.broadcast ? 0 : 1;
-  }
-
   void segment(const Instr& instr, int64_t lo, int64_t hi) {
     if (lo == hi) return;
     const int64_t width = std::max(instr.touched, plan_.tile_width);
     const int64_t tile = std::clamp<int64_t>(kTileElements / width, 1, hi - lo);
     for (int64_t row = lo; row < hi; row += tile) {
-      place_tile(row, tile);
+      places_.place_tile(row, tile);
       const int64_t rows = std::min(tile, hi - row);
       for (const SegmentOp& op : instr.ops) segment_op(op, row, rows);
     }
@@ -455,7 +267,7 @@ class Body {
 
   void segment_op(const SegmentOp& op, int64_t row, int64_t rows) {
     In<T> in[kMaxSources];
-    for (int i = 0; i < op.n_src; ++i) point_at(op.src[i], row, in[i]);
+    for (int i = 0; i < op.n_src; ++i) places_.point_at(op.src[i], row, in[i]);
     if (op.code == kCodeSumRows) {
       k_.sum_rows(worker_.sums[op.dst.id], in[0], rows, op.cols);
       return;
@@ -465,7 +277,7 @@ class Body {
       return;
     }
     In<T> dst;
-    point_at(op.dst, row, dst);
+    places_.point_at(op.dst, row, dst);
     T* d = const_cast<T*>(dst.p);
     if (op.code < kGroupCode) {
       k_.pointwise[op.code](d, dst.row_stride, in, rows, op.cols);
@@ -531,6 +343,7 @@ class Body {
   const Shared<T>& shared_;
   const Worker<T>& worker_;
   Team<T>& team_;
+  Places<T> places_;
   const Crew everybody_;
   Crew crew_;
   int64_t done_ = 0;  // steps before the chunk, in the order of running
@@ -539,8 +352,6 @@ class Body {
   // Every second pass over a map goes from its end to its beginning: of a map larger than a cache,
   // what the last pass read last is in there still.
   bool descending_ = false, odd_chunk_ = false;
-  std::vector<int64_t> local_;  // by step of the chunk: its first row in the chunk's buffers
-  std::vector<Rows<T>> slots_;  // where the operands of segments are now
 };
 
 }  // namespace

@@ -1,0 +1,232 @@
+// Where rows lie in memory: of streams, of the chunk's and the step's buffers, of tiles; step by step
+// and row by row, whatever the order, direction and lengths of the batch.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "kernels.h"
+#include "plan.h"
+#include "teams.h"
+
+namespace ostinato {
+
+template <class T>
+struct Rows {  // a matrix in memory, as seen by a segment: row `first` lies at base
+  T* base;
+  int64_t first;
+  int64_t stride;
+};
+
+// As one thread sees a team's rows.
+template <class T>
+class Places {
+ public:
+  Places(const Shared<T>& shared, const Worker<T>& worker)
+      : plan_(shared.plan), call_(shared.call), shared_(shared), worker_(worker),
+        team_(*worker.team) {
+    place_fixed();
+  }
+
+  // ---- geometry: steps u as the forward loop counts them, rows of the call
+
+  int64_t active(int64_t u) const {
+    return std::clamp<int64_t>(call_.active[u] - team_.begin, 0, team_.rows);
+  }
+
+  int64_t batch(int64_t row) const { return call_.order.empty() ? row : call_.order[row]; }
+
+  bool is_reset(int64_t u, int64_t row) const {
+    return call_.reset != nullptr &&
+           call_.reset[time(u, row) * call_.reset_time_stride +
+                       batch(row) * call_.reset_row_stride] != 0;
+  }
+
+  // Turns to the chunk of steps [first, last), whose rows begin at `begin` in the chunk's buffers.
+  void enter(int64_t first, int64_t last, int64_t begin) {
+    first_ = first;
+    local_.assign(static_cast<size_t>(last - first) + 1, begin);
+    for (int64_t u = first; u < last; ++u) local_[u - first + 1] = local_[u - first] + active(u);
+  }
+
+  // ---- operands of segments
+
+  // Rows [lo, hi) of a stream for a segment: in place, or gathered into scratch memory.
+  void open_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
+    if (lo == hi) return;
+    for (const Opening& o : plan_.segment_opens[phase]) open_stream(o.stream, u, lo, hi, o.read);
+  }
+
+  void close_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
+    if (lo == hi) return;
+    for (int32_t id : plan_.segment_writes[phase]) {
+      T* scratch = worker_.stream_scratch[id];
+      if (slots_[plan_.stream_slots[id]].base != scratch) continue;
+      const int64_t width = plan_.streams[id].width;
+      for (int64_t i = lo; i < hi; ++i) {
+        std::memcpy(seen_row(id, u, team_.begin + i), scratch + i * width,
+                    static_cast<size_t>(width) * sizeof(T));
+      }
+    }
+  }
+
+  // Slots that move with the step, besides streams; the carried values enter in buffer `parity_in`.
+  void place_moving(int64_t u, int parity_in) {
+    for (int32_t slot : plan_.moving_slots) {
+      const auto [space, id] = plan_.slots[slot];
+      if (space == Space::kChunk) {
+        const int64_t width = plan_.chunk[id];
+        slots_[slot] = {team_.chunk[id] + local_[u - first_] * width, 0, width};
+      } else {
+        const int parity = space == Space::kCarryIn ? parity_in : parity_in ^ 1;
+        slots_[slot] = {team_.carry[parity][id], 0, plan_.carry[id]};
+      }
+    }
+  }
+
+  // Buffers of a tile of so many rows that begins at `row`.
+  void place_tile(int64_t row, int64_t rows) {
+    for (int32_t slot : plan_.tile_slots) {
+      slots_[slot].base = worker_.tile + plan_.tile_begin[plan_.slots[slot].id] * rows;
+      slots_[slot].first = row;
+    }
+  }
+
+  // Written field by field, as kernels read it: a copy of the whole would wait for these stores.
+  void point_at(const Operand& o, int64_t row, In<T>& in) const {
+    const Rows<T>& rows = slots_[o.slot];
+    in.p = rows.base + (row - rows.first) * rows.stride + o.offset;
+    in.row_stride = rows.stride;
+    in.col_stride = o.broadcast ? 0 : 1;
+  }
+
+  // ---- operands of products
+
+  // Row pointers of an operand for all rows of steps [from, to). Returns how many.
+  template <class P>
+  int64_t point(const Operand& o, int64_t from, int64_t to, P* out) const {
+    const int64_t count = local_[to - first_] - local_[from - first_];
+    if (o.space == Space::kStream) {
+      for (int64_t u = from; u < to; ++u) out = point_at_stream(o, u, out);
+      return count;
+    }
+    // In a chunk's buffer the rows of its steps lie one after another.
+    T* row = o.space == Space::kChunk
+                 ? team_.chunk[o.id] + local_[from - first_] * plan_.chunk[o.id]
+                 : slots_[o.slot].base;
+    row += o.offset;
+    const int64_t stride = o.space == Space::kChunk ? plan_.chunk[o.id] : slots_[o.slot].stride;
+    for (int64_t i = 0; i < count; ++i) out[i] = row + i * stride;
+    return count;
+  }
+
+  const T* vector(int32_t id) const { return static_cast<const T*>(call_.vectors[id]); }
+
+ private:
+  int64_t time(int64_t u, int64_t row) const {
+    return call_.reverse ? call_.length[row] - 1 - u : u;
+  }
+
+  bool any_reset(int64_t u, int64_t lo, int64_t hi) const {
+    if (call_.reset == nullptr) return false;
+    for (int64_t i = lo; i < hi; ++i) {
+      if (is_reset(u, team_.begin + i)) return true;
+    }
+    return false;
+  }
+
+  T* stream_row(const Stream& s, const StreamArg& arg, int64_t u, int64_t row) const {
+    T* base = static_cast<T*>(arg.base);
+    if (s.kept) return base + (call_.offset[u] + row) * arg.row_stride;
+    const int64_t t = time(u, row);
+    if (call_.packed) return base + (call_.offset[t] + row) * arg.row_stride;
+    return base + t * arg.time_stride + batch(row) * arg.row_stride;
+  }
+
+  // The row as the step sees it: of the previous step, where the stream stands for that.
+  T* seen_row(int32_t id, int64_t u, int64_t row) const {
+    const Stream& s = plan_.streams[id];
+    if (s.previous_of < 0) return stream_row(s, call_.streams[id], u, row);
+    if (is_reset(u, row)) return shared_.zeros;
+    if (u == 0) {
+      return const_cast<T*>(static_cast<const T*>(call_.streams[id].initial)) +
+             batch(row) * s.width;
+    }
+    return stream_row(plan_.streams[s.previous_of], call_.streams[s.previous_of], u - 1, row);
+  }
+
+  bool evenly_spaced(int32_t id, int64_t u, int64_t lo, int64_t hi) const {
+    const Stream& s = plan_.streams[id];
+    if (s.previous_of >= 0) {
+      if (any_reset(u, lo, hi)) return false;
+      if (u == 0) return call_.order.empty();
+    }
+    if (plan_.streams[s.previous_of >= 0 ? s.previous_of : id].kept) return true;
+    return call_.order.empty() && (!call_.reverse || call_.uniform);
+  }
+
+  int64_t row_distance(int32_t id, int64_t u) const {
+    const Stream& s = plan_.streams[id];
+    if (s.previous_of < 0) return call_.streams[id].row_stride;
+    return u == 0 ? s.width : call_.streams[s.previous_of].row_stride;
+  }
+
+  void open_stream(int32_t id, int64_t u, int64_t lo, int64_t hi, bool read) {
+    Rows<T>& rows = slots_[plan_.stream_slots[id]];
+    if (evenly_spaced(id, u, lo, hi)) {
+      rows = {seen_row(id, u, team_.begin + lo), lo, row_distance(id, u)};
+      return;
+    }
+    const int64_t width = plan_.streams[id].width;
+    T* scratch = worker_.stream_scratch[id];
+    rows = {scratch, 0, width};
+    if (!read) return;
+    for (int64_t i = lo; i < hi; ++i) {
+      std::memcpy(scratch + i * width, seen_row(id, u, team_.begin + i),
+                  static_cast<size_t>(width) * sizeof(T));
+    }
+  }
+
+  // Slots that are where they are for the whole call.
+  void place_fixed() {
+    slots_.assign(plan_.slots.size(), Rows<T>{nullptr, 0, 0});
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      const auto [space, id] = plan_.slots[i];
+      Rows<T>& rows = slots_[i];
+      // What is the same for all rows is read only.
+      if (space == Space::kConst) rows.base = const_cast<T*>(&shared_.consts[id]);
+      if (space == Space::kVector) rows.base = const_cast<T*>(vector(id));
+      if (space == Space::kStep) rows = {team_.step[id], 0, plan_.step[id]};
+      if (space == Space::kTile) rows.stride = plan_.tile[id];
+    }
+  }
+
+  template <class P>
+  P* point_at_stream(const Operand& o, int64_t u, P* out) const {
+    const int64_t n = active(u);
+    if (n > 0 && evenly_spaced(o.id, u, 0, n)) {
+      T* row = seen_row(o.id, u, team_.begin) + o.offset;
+      const int64_t distance = row_distance(o.id, u);
+      for (int64_t i = 0; i < n; ++i) out[i] = row + i * distance;
+    } else {
+      for (int64_t i = 0; i < n; ++i) {
+        T* row = seen_row(o.id, u, team_.begin + i);
+        out[i] = row == shared_.zeros ? row : row + o.offset;
+      }
+    }
+    return out + n;
+  }
+
+  const Plan& plan_;
+  const Call& call_;
+  const Shared<T>& shared_;
+  const Worker<T>& worker_;
+  const Team<T>& team_;
+  int64_t first_ = 0;  // the chunk's first step
+  std::vector<int64_t> local_;  // by step of the chunk: its first row in the chunk's buffers
+  std::vector<Rows<T>> slots_;  // where the operands of segments are now
+};
+
+}  // namespace ostinato
