@@ -24,27 +24,11 @@ inline constexpr int64_t kRelayBytes = int64_t{512} << 10;
 // In multiply-adds, of which a core does some 50 to 100 in a nanosecond: a thread must have so much
 // to do to be worth waking (5 to 9 us), and a relay so much that runs beside the loop.
 inline constexpr int64_t kThreadWork = int64_t{3} << 18, kRelayWork = int64_t{1} << 22;
-// What an element that a segment writes costs, in multiply-adds.
-inline constexpr int64_t kElementWork = 16;
 
 struct Teams {
   int64_t count = 1, members = 1;
   bool relay = false;
 };
-
-// Multiply-adds, or what takes as long, of one row in one step of a phase.
-inline int64_t work_of_row(const Plan& plan, int phase) {
-  int64_t work = 0;
-  for (const Instr& instr : plan.phases[phase]) {
-    if (instr.kind == InstrKind::kSegment) {
-      work += instr.touched * kElementWork;
-    } else {
-      const Map& m = instr.kind == InstrKind::kGemm ? plan.maps[instr.id] : plan.outers[instr.id];
-      work += m.groups * m.k * m.n;
-    }
-  }
-  return work;
-}
 
 // `loop_bytes`: of the maps that the loop reads at each step.
 inline Teams divide(const Plan& plan, const Call& call, int64_t loop_bytes) {
@@ -55,8 +39,8 @@ inline Teams divide(const Plan& plan, const Call& call, int64_t loop_bytes) {
 
   const int64_t last = call.steps - 1;
   const int64_t row_steps = last < 0 ? 0 : call.offset[last] + call.active[last];
-  const int64_t beside = row_steps * (work_of_row(plan, kPre) + work_of_row(plan, kPost));
-  const int64_t work = beside + row_steps * work_of_row(plan, kLoop);
+  const int64_t beside = row_steps * (plan.work[kPre] + plan.work[kPost]);
+  const int64_t work = beside + row_steps * plan.work[kLoop];
   const int64_t threads = std::clamp<int64_t>(work / kThreadWork, 1, asked);
   const int64_t enough = loop_bytes > kLargeBytes ? kTeamRowsLarge : kTeamRows;
   if (threads == 1 || call.rows >= enough * threads) return {threads, 1, false};

@@ -107,6 +107,16 @@ void add_result(Plan& plan, const Operand& o) {
   if (o.space == Space::kStream && !plan.streams[o.id].kept) add_once(plan.results, o.id);
 }
 
+// What an element that a segment writes costs, in multiply-adds.
+constexpr int64_t kElementWork = 16;
+
+// Multiply-adds, or what takes as long, for one row.
+int64_t work_of(const Plan& plan, const Instr& instr) {
+  if (instr.kind == InstrKind::kSegment) return instr.touched * kElementWork;
+  const Map& m = instr.kind == InstrKind::kGemm ? plan.maps[instr.id] : plan.outers[instr.id];
+  return m.groups * m.k * m.n;
+}
+
 }  // namespace
 
 Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& consts) {
@@ -157,6 +167,7 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
         if (op.dst.space == Space::kStream) add_once(plan.segment_writes[phase], op.dst.id);
         add_result(plan, op.dst);
       }
+      plan.work[phase] += work_of(plan, instr);
     }
     for (int32_t id : reads) plan.segment_opens[phase].push_back({id, true});
     for (int32_t id : plan.segment_writes[phase]) {

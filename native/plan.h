@@ -105,6 +105,8 @@ struct Plan {
   std::vector<Map> outers;
   std::vector<std::vector<int64_t>> tables;
   std::vector<Instr> phases[3];
+  // Derived: what one row of one step takes in each phase, in multiply-adds.
+  int64_t work[3] = {};
   // Derived: first column of each tile buffer when they lie side by side, and their total width.
   std::vector<int64_t> tile_begin;
   int64_t tile_width = 1;
