@@ -2,6 +2,7 @@
 // instruction set that is being compiled (see vec.h). fill_features() is the only entry.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -138,18 +139,9 @@ static void cumsum(T* d, int64_t d_stride, In<T> a, int64_t rows, int64_t groups
 
 template <class T>
 static void expand(T* d, int64_t d_stride, In<T> a, int64_t rows, int64_t groups, int64_t m) {
-  constexpr int W = Vec<T>::width;
   for (int64_t r = 0; r < rows; ++r, d += d_stride) {
     const T* p = row_of(a, r);
-    for (int64_t g = 0; g < groups; ++g) {
-      const T value = p[g * a.col_stride];
-      T* to = d + g * m;
-      if (m < W) {
-        for (int64_t i = 0; i < m; ++i) to[i] = value;
-      } else {
-        one_row<T, CopyOp<T>>(to, m, RowOf<T, true>({&value, 0, 0}, 0));
-      }
-    }
+    for (int64_t g = 0; g < groups; ++g) std::fill_n(d + g * m, m, p[g * a.col_stride]);
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "tile.inc.h"
 #include "vec.h"
 #include "vecmath.h"
 
@@ -82,51 +83,81 @@ OSTINATO_OP3(TanhGradMulOp, TanhGradOp<T>::apply(a * b, c))
 
 // ---- the loops
 
-// One row of an operand: a run of elements, or (Flat) one value for the whole row.
+// An operand from some column of its first row on: runs of elements, or (Flat) one value a row.
 template <class T, bool Flat>
-struct RowOf {
+struct Operand {
   const T* p;
-  VecOf<T> value;
-  OSTINATO_INLINE RowOf(const In<T>& in, int64_t r) : p(in.p + r * in.row_stride) {
-    if constexpr (Flat) value = broadcast<T>(*p);
-  }
-  OSTINATO_INLINE VecOf<T> at(int64_t c) const {
-    if constexpr (Flat) return value;
+  int64_t stride;  // to the next row
+
+  // Field by field: an operand copied as a whole waits for the stores that have just written it.
+  OSTINATO_INLINE Operand(const In<T>& in, int64_t column)
+      : p(in.p + (Flat ? 0 : column)), stride(in.row_stride) {}
+  OSTINATO_INLINE VecOf<T> along(int64_t c) const {
+    if constexpr (Flat) return broadcast<T>(*p);
     else return load(p + c);
   }
-  OSTINATO_INLINE VecOf<T> at(int64_t c, int64_t n) const {
-    if constexpr (Flat) return value;
-    else return load(p + c, n);
+  // `row` rows down; n elements if the vector isn't whole.
+  template <bool Whole>
+  OSTINATO_INLINE VecOf<T> down(int64_t row, int64_t n) const {
+    if constexpr (Flat) return broadcast<T>(p[row * stride]);
+    else return load_part(p + row * stride, Whole, n);
   }
+  OSTINATO_INLINE void next_rows(int64_t rows) { p += rows * stride; }
 };
 
-// d[0..cols) from the rows' elements. All loads of a block come before its stores, so that d may be
-// one of the rows.
-template <class T, class F, class... Rows>
-OSTINATO_INLINE void one_row(T* d, int64_t cols, const Rows&... rows) {
+// Four vectors at a time, since each one's operations wait for one another. All loads of four come
+// before their stores, so that d may be one of the operands.
+
+// Rows of `cols` elements, a multiple of four vectors.
+template <class T, class F, class... Operands>
+OSTINATO_INLINE void along_rows(T* d, int64_t d_stride, int64_t rows, int64_t cols,
+                                Operands... in) {
   constexpr int W = Vec<T>::width;
-  int64_t c = 0;
-  for (; c + 4 * W <= cols; c += 4 * W) {
-    const VecOf<T> v0 = F::apply(rows.at(c)...);
-    const VecOf<T> v1 = F::apply(rows.at(c + W)...);
-    const VecOf<T> v2 = F::apply(rows.at(c + 2 * W)...);
-    const VecOf<T> v3 = F::apply(rows.at(c + 3 * W)...);
-    store(d + c, v0);
-    store(d + c + W, v1);
-    store(d + c + 2 * W, v2);
-    store(d + c + 3 * W, v3);
+  for (; rows > 0; --rows, d += d_stride, (in.next_rows(1), ...)) {
+    for (int64_t c = 0; c < cols; c += 4 * W) {
+      const VecOf<T> v0 = F::apply(in.along(c)...);
+      const VecOf<T> v1 = F::apply(in.along(c + W)...);
+      const VecOf<T> v2 = F::apply(in.along(c + 2 * W)...);
+      const VecOf<T> v3 = F::apply(in.along(c + 3 * W)...);
+      store(d + c, v0);
+      store(d + c + W, v1);
+      store(d + c + 2 * W, v2);
+      store(d + c + 3 * W, v3);
+    }
   }
-  for (; c + W <= cols; c += W) store(d + c, F::apply(rows.at(c)...));
-  if (c < cols) store(d + c, F::apply(rows.at(c, cols - c)...), cols - c);
+}
+
+// One vector of each row, n elements of it if it isn't whole.
+template <class T, class F, bool Whole, class... Operands>
+OSTINATO_INLINE void down_rows(T* d, int64_t d_stride, int64_t rows, int64_t n, Operands... in) {
+  for (; rows >= 4; rows -= 4, d += 4 * d_stride, (in.next_rows(4), ...)) {
+    const VecOf<T> v0 = F::apply(in.template down<Whole>(0, n)...);
+    const VecOf<T> v1 = F::apply(in.template down<Whole>(1, n)...);
+    const VecOf<T> v2 = F::apply(in.template down<Whole>(2, n)...);
+    const VecOf<T> v3 = F::apply(in.template down<Whole>(3, n)...);
+    store_part(d, v0, Whole, n);
+    store_part(d + d_stride, v1, Whole, n);
+    store_part(d + 2 * d_stride, v2, Whole, n);
+    store_part(d + 3 * d_stride, v3, Whole, n);
+  }
+  for (; rows > 0; --rows, d += d_stride, (in.next_rows(1), ...)) {
+    store_part(d, F::apply(in.template down<Whole>(0, n)...), Whole, n);
+  }
 }
 
 template <class T, class F, bool... Flat>
-struct Rows {
+struct Loops {
   template <class... At>
   static OSTINATO_INLINE void run(T* d, int64_t d_stride, const In<T>* in, int64_t rows,
                                   int64_t cols, At... at) {
-    for (int64_t r = 0; r < rows; ++r, d += d_stride) {
-      one_row<T, F>(d, cols, RowOf<T, Flat>(in[at], r)...);
+    constexpr int W = Vec<T>::width;
+    int64_t c = cols - cols % (4 * W);
+    if (c > 0) along_rows<T, F>(d, d_stride, rows, c, Operand<T, Flat>(in[at], 0)...);
+    for (; c + W <= cols; c += W) {
+      down_rows<T, F, true>(d + c, d_stride, rows, W, Operand<T, Flat>(in[at], c)...);
+    }
+    if (c < cols) {
+      down_rows<T, F, false>(d + c, d_stride, rows, cols - c, Operand<T, Flat>(in[at], c)...);
     }
   }
 };
@@ -143,11 +174,11 @@ static OSTINATO_INLINE void by_mode(T* d, int64_t d_stride, const In<T>* in, int
       by_mode<T, F, Flat..., false>(d, d_stride, in, rows, cols, flat);
     }
   } else if constexpr (F::arity == 1) {
-    Rows<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0);
+    Loops<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0);
   } else if constexpr (F::arity == 2) {
-    Rows<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0, 1);
+    Loops<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0, 1);
   } else {
-    Rows<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0, 1, 2);
+    Loops<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0, 1, 2);
   }
 }
 
