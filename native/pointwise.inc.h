@@ -2,6 +2,9 @@
 // fill_pointwise() is the only entry.
 #pragma once
 
+#include <cstddef>
+#include <utility>
+
 #include "kernels.h"
 #include "tile.inc.h"
 #include "vec.h"
@@ -83,81 +86,54 @@ OSTINATO_OP3(TanhGradMulOp, TanhGradOp<T>::apply(a * b, c))
 
 // ---- the loops
 
-// An operand from some column of its first row on: runs of elements, or (Flat) one value a row.
-template <class T, bool Flat>
-struct Operand {
-  const T* p;
-  int64_t stride;  // to the next row
+// Vectors go four at a time, since each one's operations wait for one another: runs of four along
+// a row, and what is left of many rows down the rows. All loads of four come before their stores, so
+// that d may be one of the operands.
 
-  // Field by field: an operand copied as a whole waits for the stores that have just written it.
-  OSTINATO_INLINE Operand(const In<T>& in, int64_t column)
-      : p(in.p + (Flat ? 0 : column)), stride(in.row_stride) {}
-  OSTINATO_INLINE VecOf<T> along(int64_t c) const {
-    if constexpr (Flat) return broadcast<T>(*p);
+// One row of an operand: a run of elements, or (Flat) one value for the whole row.
+template <class T, bool Flat>
+struct RowOf {
+  const T* p;
+  VecOf<T> value;
+  OSTINATO_INLINE RowOf(const In<T>& in, int64_t r) : p(in.p + r * in.row_stride) {
+    if constexpr (Flat) value = broadcast<T>(*p);
+  }
+  OSTINATO_INLINE VecOf<T> at(int64_t c) const {
+    if constexpr (Flat) return value;
     else return load(p + c);
   }
-  // `row` rows down; n elements if the vector isn't whole.
-  template <bool Whole>
-  OSTINATO_INLINE VecOf<T> down(int64_t row, int64_t n) const {
-    if constexpr (Flat) return broadcast<T>(p[row * stride]);
-    else return load_part(p + row * stride, Whole, n);
+  OSTINATO_INLINE VecOf<T> at(int64_t c, int64_t n) const {
+    if constexpr (Flat) return value;
+    else return load(p + c, n);
   }
-  OSTINATO_INLINE void next_rows(int64_t rows) { p += rows * stride; }
 };
 
-// Four vectors at a time, since each one's operations wait for one another. All loads of four come
-// before their stores, so that d may be one of the operands.
-
-// Rows of `cols` elements, a multiple of four vectors.
-template <class T, class F, class... Operands>
-OSTINATO_INLINE void along_rows(T* d, int64_t d_stride, int64_t rows, int64_t cols,
-                                Operands... in) {
+// d[0..cols) from the rows' elements.
+template <class T, class F, class... Rows>
+OSTINATO_INLINE void one_row(T* d, int64_t cols, const Rows&... rows) {
   constexpr int W = Vec<T>::width;
-  for (; rows > 0; --rows, d += d_stride, (in.next_rows(1), ...)) {
-    for (int64_t c = 0; c < cols; c += 4 * W) {
-      const VecOf<T> v0 = F::apply(in.along(c)...);
-      const VecOf<T> v1 = F::apply(in.along(c + W)...);
-      const VecOf<T> v2 = F::apply(in.along(c + 2 * W)...);
-      const VecOf<T> v3 = F::apply(in.along(c + 3 * W)...);
-      store(d + c, v0);
-      store(d + c + W, v1);
-      store(d + c + 2 * W, v2);
-      store(d + c + 3 * W, v3);
-    }
+  int64_t c = 0;
+  for (; c + 4 * W <= cols; c += 4 * W) {
+    const VecOf<T> v0 = F::apply(rows.at(c)...);
+    const VecOf<T> v1 = F::apply(rows.at(c + W)...);
+    const VecOf<T> v2 = F::apply(rows.at(c + 2 * W)...);
+    const VecOf<T> v3 = F::apply(rows.at(c + 3 * W)...);
+    store(d + c, v0);
+    store(d + c + W, v1);
+    store(d + c + 2 * W, v2);
+    store(d + c + 3 * W, v3);
   }
-}
-
-// One vector of each row, n elements of it if it isn't whole.
-template <class T, class F, bool Whole, class... Operands>
-OSTINATO_INLINE void down_rows(T* d, int64_t d_stride, int64_t rows, int64_t n, Operands... in) {
-  for (; rows >= 4; rows -= 4, d += 4 * d_stride, (in.next_rows(4), ...)) {
-    const VecOf<T> v0 = F::apply(in.template down<Whole>(0, n)...);
-    const VecOf<T> v1 = F::apply(in.template down<Whole>(1, n)...);
-    const VecOf<T> v2 = F::apply(in.template down<Whole>(2, n)...);
-    const VecOf<T> v3 = F::apply(in.template down<Whole>(3, n)...);
-    store_part(d, v0, Whole, n);
-    store_part(d + d_stride, v1, Whole, n);
-    store_part(d + 2 * d_stride, v2, Whole, n);
-    store_part(d + 3 * d_stride, v3, Whole, n);
-  }
-  for (; rows > 0; --rows, d += d_stride, (in.next_rows(1), ...)) {
-    store_part(d, F::apply(in.template down<Whole>(0, n)...), Whole, n);
-  }
+  for (; c + W <= cols; c += W) store(d + c, F::apply(rows.at(c)...));
+  if (c < cols) store(d + c, F::apply(rows.at(c, cols - c)...), cols - c);
 }
 
 template <class T, class F, bool... Flat>
-struct Loops {
+struct Rows {
   template <class... At>
   static OSTINATO_INLINE void run(T* d, int64_t d_stride, const In<T>* in, int64_t rows,
                                   int64_t cols, At... at) {
-    constexpr int W = Vec<T>::width;
-    int64_t c = cols - cols % (4 * W);
-    if (c > 0) along_rows<T, F>(d, d_stride, rows, c, Operand<T, Flat>(in[at], 0)...);
-    for (; c + W <= cols; c += W) {
-      down_rows<T, F, true>(d + c, d_stride, rows, W, Operand<T, Flat>(in[at], c)...);
-    }
-    if (c < cols) {
-      down_rows<T, F, false>(d + c, d_stride, rows, cols - c, Operand<T, Flat>(in[at], c)...);
+    for (int64_t r = 0; r < rows; ++r, d += d_stride) {
+      one_row<T, F>(d, cols, RowOf<T, Flat>(in[at], r)...);
     }
   }
 };
@@ -174,11 +150,66 @@ static OSTINATO_INLINE void by_mode(T* d, int64_t d_stride, const In<T>* in, int
       by_mode<T, F, Flat..., false>(d, d_stride, in, rows, cols, flat);
     }
   } else if constexpr (F::arity == 1) {
-    Loops<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0);
+    Rows<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0);
   } else if constexpr (F::arity == 2) {
-    Loops<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0, 1);
+    Rows<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0, 1);
   } else {
-    Loops<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0, 1, 2);
+    Rows<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0, 1, 2);
+  }
+}
+
+// An operand as seen from one column: a vector in each row.
+template <class T>
+struct Down {
+  const T* p;
+  int64_t stride, step;  // to the next row, and to the next vector of the same row
+
+  OSTINATO_INLINE Down(const In<T>& in, int64_t first)
+      : p(in.p + first), stride(in.row_stride), step(Vec<T>::width) {}
+  template <bool Whole>
+  OSTINATO_INLINE VecOf<T> at(int64_t row, int64_t n) const {
+    return load_part(p + row * stride, Whole, n);
+  }
+};
+
+// One vector of each row, n elements of it if it isn't whole.
+template <class T, class F, bool Whole, class... Operands>
+OSTINATO_INLINE void down_rows(T* d, int64_t d_stride, int64_t rows, int64_t n, Operands... in) {
+  for (; rows >= 4; rows -= 4, d += 4 * d_stride, ((in.p += 4 * in.stride), ...)) {
+    const VecOf<T> v0 = F::apply(in.template at<Whole>(0, n)...);
+    const VecOf<T> v1 = F::apply(in.template at<Whole>(1, n)...);
+    const VecOf<T> v2 = F::apply(in.template at<Whole>(2, n)...);
+    const VecOf<T> v3 = F::apply(in.template at<Whole>(3, n)...);
+    store_part(d, v0, Whole, n);
+    store_part(d + d_stride, v1, Whole, n);
+    store_part(d + 2 * d_stride, v2, Whole, n);
+    store_part(d + 3 * d_stride, v3, Whole, n);
+  }
+  for (; rows > 0; --rows, d += d_stride, ((in.p += in.stride), ...)) {
+    store_part(d, F::apply(in.template at<Whole>(0, n)...), Whole, n);
+  }
+}
+
+// The columns from `first` on, fewer than four vectors of them. Bit i of `flat`: operand i is one
+// value, which becomes a vector. (A type for each mode of the operands would double the module.)
+template <class T, class F, size_t... At>
+static void columns(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t first,
+                    int64_t cols, unsigned flat, std::index_sequence<At...>) {
+  constexpr int W = Vec<T>::width;
+  T same[F::arity][W];
+  Down<T> from[] = {Down<T>(in[At], first)...};
+  for (int i = 0; flat >> i != 0; ++i) {
+    if (!(flat >> i & 1u)) continue;
+    store(same[i], broadcast<T>(*in[i].p));
+    from[i].p = same[i];
+    from[i].stride = from[i].step = 0;
+  }
+  for (int64_t c = first; c < cols; c += W, ((from[At].p += from[At].step), ...)) {
+    if (c + W <= cols) {
+      down_rows<T, F, true>(d + c, d_stride, rows, W, from[At]...);
+    } else {
+      down_rows<T, F, false>(d + c, d_stride, rows, cols - c, from[At]...);
+    }
   }
 }
 
@@ -186,6 +217,7 @@ template <class T, class F>
 static void pointwise(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t cols) {
   if (rows == 0 || cols == 0) return;
   bool one = d_stride == cols || rows == 1;  // whether the rows are one long row
+  bool down = rows >= 4;
   unsigned flat = 0;
   // Field by field: an operand copied as a whole waits for the stores that have just written it.
   for (int i = 0; i < F::arity; ++i) {
@@ -193,12 +225,18 @@ static void pointwise(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int
     const bool adjacent = cols == 1 ? in[i].row_stride == 1 : in[i].col_stride != 0;
     flat |= adjacent ? 0u : 1u << i;
     one = one && (rows == 1 || in[i].row_stride == (adjacent ? cols : 0));
+    down = down && (adjacent || in[i].row_stride == 0);
   }
   if (one) {
     cols *= rows;
     rows = 1;
+    down = false;
   }
-  by_mode<T, F>(d, d_stride, in, rows, cols, flat);
+  const int64_t along = down ? cols - cols % (4 * Vec<T>::width) : cols;
+  if (along > 0) by_mode<T, F>(d, d_stride, in, rows, along, flat);
+  if (along < cols) {
+    columns<T, F>(d, d_stride, in, rows, along, cols, flat, std::make_index_sequence<F::arity>());
+  }
 }
 
 // ---- moves

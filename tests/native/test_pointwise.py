@@ -113,10 +113,10 @@ def test_table() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("op", sorted(TABLE))
 def test_sizes(op: str, dtype: str, isa: str, rng: np.random.Generator) -> None:
-    """Every size around the vector's width, contiguous and strided; nothing else is written."""
+    """Every size around the vector's width, few rows and many; nothing else is written."""
     v = _width(dtype, isa)
     for cols in (0, 1, v - 1, v, v + 1, 2 * v + 3, 4 * v, 5 * v + 1):
-        for rows in (0, 1, 3):
+        for rows in (0, 1, 3, 9):
             for gap in (0, 5):
                 wide = (rows, cols + gap)
                 operands = [_values(rng, op, wide, dtype)[:, :cols] for _ in range(TABLE[op])]
@@ -132,7 +132,7 @@ def test_sizes(op: str, dtype: str, isa: str, rng: np.random.Generator) -> None:
 def test_broadcasts(op: str, dtype: str, isa: str, rng: np.random.Generator) -> None:
     """Each operand in turn: a matrix, a vector, a column (adjacent or not), a scalar."""
     v = _width(dtype, isa)
-    for rows, cols in ((3, 2 * v + 3), (5, 1), (4, 4 * v)):
+    for rows, cols in ((3, 2 * v + 3), (5, 1), (4, 4 * v), (6, 2 * v + 3)):
         shapes = [(rows, cols), (1, cols), (rows, 1), (1, 1)]
         for number in range(len(shapes) ** TABLE[op]):
             operands = []
@@ -155,10 +155,10 @@ def test_the_destination_may_be_an_operand(
 ) -> None:
     cols = 6 * _width(dtype, isa) + 3
     for place in range(TABLE[op]):
-        for gap in (0, 2):
-            base = [_values(rng, op, (3, cols + gap), dtype) for _ in range(TABLE[op])]
+        for rows, gap in ((3, 0), (3, 2), (5, 2)):
+            base = [_values(rng, op, (rows, cols + gap), dtype) for _ in range(TABLE[op])]
             operands = [a[:, :cols] for a in base]
-            want = np.empty((3, cols), dtype)
+            want = np.empty((rows, cols), dtype)
             _native.pointwise(op, isa, want, operands)
             _native.pointwise(op, isa, operands[place], operands)
             np.testing.assert_array_equal(operands[place], want)
