@@ -49,6 +49,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small problems, hardly any repeats")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
     parser.add_argument("--seconds", type=float, default=1.0, help="timed, for each contestant")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="seconds that a problem may take longer to have turns that nothing disturbs",
+    )
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--base", metavar="REV", help="compare with this revision instead")
     options = parser.parse_args(argv)
@@ -88,6 +95,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                     "quick": options.quick,
                     "rounds": options.rounds,
                     "seconds": options.seconds,
+                    "patience": options.patience,
                     "file": str(file),
                 }
                 command = [sys.executable, "-m", "benchmarks.worker", json.dumps(request)]

@@ -14,6 +14,7 @@ from benchmarks.measure import ROOT, Effort, race
 from benchmarks.peers import OURS
 from benchmarks.problems import Problem, chosen
 from benchmarks.remote import Remote, RemoteError
+from benchmarks.watch import watch
 
 if TYPE_CHECKING:
     import argparse
@@ -72,7 +73,11 @@ def compare_revisions(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _side_by_side(options: argparse.Namespace, threads: int, tree: Path) -> list[dict[str, Any]]:
-    effort = Effort.quick() if options.quick else Effort(options.rounds, options.seconds)
+    effort = (
+        Effort.quick()
+        if options.quick
+        else Effort(options.rounds, options.seconds, patience=options.patience)
+    )
     records = []
     with (
         Remote(threads, {"PYTHONPATH": str(tree / "src")}, pinned=True) as base,
@@ -98,7 +103,9 @@ def _race(problem: Problem, sides: dict[str, Remote], effort: Effort) -> dict[st
             return {"status": "failed", "note": f"{name}: {error}"}
         if not found["error"] <= 1:
             return {"status": "wrong", "note": f"{name}: too far from float64 in {found['where']}"}
-    spreads = race({name: side.turn() for name, side in sides.items()}, effort)
+    guard = watch()
+    turns = {name: side.turn() for name, side in sides.items()}
+    spreads = race(turns, effort, guard and guard.calm)
     timed = {
         name: {"status": "ok", "median_s": s.median, "low_s": s.low, "high_s": s.high}
         for name, s in spreads.items()

@@ -13,6 +13,7 @@ from benchmarks.measure import Effort, Spread, Turn, local_turn, race
 from benchmarks.peers import OURS, UnsupportedError, prepare
 from benchmarks.problems import THIRD
 from benchmarks.remote import Remote, RemoteError
+from benchmarks.watch import watch
 from benchmarks.work import floor
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def contest(suite: str, problem: Problem, entries: Sequence[Entry], effort: Effo
                 record |= {"status": "wrong", "note": f"too far from float64 in {found['where']}"}
                 continue
             turns[entry.label] = turn
-        spreads = race(turns, effort)
+        guard = watch()
+        spreads = race(turns, effort, guard and guard.calm)
     finally:
         torch.set_num_threads(before)
         for remote in remotes:
@@ -157,6 +159,7 @@ def contest(suite: str, problem: Problem, entries: Sequence[Entry], effort: Effo
                 "low_s": spread.low,
                 "high_s": spread.high,
                 "samples": spread.samples,
+                "calm": spread.calm,
             }
     return records
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Effort:
     rounds: int = 9
     seconds: float = 1.0
     pause: float = 0.01  # s between turns: the last contestant's threads spin down
+    patience: float = 0.0  # s that all may take longer where the machine is disturbed
 
     @classmethod
     def quick(cls) -> Effort:
@@ -41,19 +43,23 @@ class Effort:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one contestant's samples, in s: median, quartiles, how many."""
+    """Of one contestant's samples, in s: median, quartiles, how many.
+
+    ``calm``: all of them are of turns that nothing else disturbed.
+    """
 
     median: float
     low: float
     high: float
     samples: int
+    calm: bool = False
 
     @classmethod
-    def of(cls, samples: list[float]) -> Spread:
+    def of(cls, samples: list[float], *, calm: bool = False) -> Spread:
         if len(samples) < 2:
-            return cls(samples[0], samples[0], samples[0], len(samples))
+            return cls(samples[0], samples[0], samples[0], len(samples), calm)
         low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
-        return cls(middle, low, high, len(samples))
+        return cls(middle, low, high, len(samples), calm)
 
 
 def local_turn(call: Callable[[], Any], steps: int = 1) -> Turn:
@@ -79,29 +85,59 @@ def local_turn(call: Callable[[], Any], steps: int = 1) -> Turn:
     return turn
 
 
-def race(turns: Mapping[str, Turn], effort: Effort) -> dict[str, Spread]:
-    """Time contestants in turns, round by round, each round in the reverse order of the last."""
+def race(
+    turns: Mapping[str, Turn], effort: Effort, calm: Callable[[], bool] | None = None
+) -> dict[str, Spread]:
+    """Time contestants in turns, round by round, each round in the reverse order of the last.
+
+    ``calm()`` tells whether nothing else disturbs the machine now; it is asked before and after
+    each turn. While ``effort.patience`` lasts, turns begin when it is, and rounds go on until every
+    contestant has its turns undisturbed. Where each has three of them, no others count.
+    """
     plans: dict[str, tuple[int, int]] = {}
-    samples: dict[str, list[float]] = {name: [] for name in turns}
     for name, turn in turns.items():
         once = min(turn(2, 1))  # warm-up, and how long a call takes
         inner = max(1, round(1e-3 / once))
         each = effort.seconds / effort.rounds / (once * inner)
         plans[name] = (max(1, min(40, round(each))), inner)
+    every: dict[str, list[list[float]]] = {name: [] for name in turns}
+    undisturbed: dict[str, list[list[float]]] = {name: [] for name in turns}
     order = list(turns)
-    for _ in range(effort.rounds):
+    deadline = time.perf_counter() + (effort.patience if calm else 0)
+    quiet = _after(effort.pause, calm)
+    done = 0
+    while done < effort.rounds or (
+        any(len(own) < effort.rounds for own in undisturbed.values())
+        and time.perf_counter() < deadline
+    ):
         for name in order:
-            time.sleep(effort.pause)
-            samples[name] += turns[name](*plans[name])
+            while not quiet and time.perf_counter() < deadline:
+                quiet = _after(effort.pause, calm)
+            samples = turns[name](*plans[name])
+            before, quiet = quiet, _after(effort.pause, calm)
+            every[name].append(samples)
+            if before and quiet:
+                undisturbed[name].append(samples)
         order.reverse()
-    return {name: Spread.of(s) for name, s in samples.items()}
+        done += 1
+    enough = all(len(own) >= min(3, effort.rounds) for own in undisturbed.values())
+    counted = undisturbed if enough else every
+    return {
+        name: Spread.of(list(chain.from_iterable(own)), calm=enough)
+        for name, own in counted.items()
+    }
+
+
+def _after(pause: float, calm: Callable[[], bool] | None) -> bool:
+    time.sleep(pause)
+    return calm is not None and calm()
 
 
 # ---- the machine's limits
 
 
 @cache
-def _limits() -> Any:
+def limits_library() -> Any:
     """The compiled ``peak.c``, or None where there is no C compiler."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -115,6 +151,8 @@ def _limits() -> Any:
         loaded = ctypes.CDLL(str(library))
     loaded.fma_rounds.restype = ctypes.c_int64
     loaded.fma_rounds.argtypes = (ctypes.c_int64, ctypes.c_void_p)
+    loaded.add_rounds.restype = ctypes.c_double
+    loaded.add_rounds.argtypes = (ctypes.c_int64,)
     loaded.copy_bytes.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
     return loaded
 
@@ -139,7 +177,7 @@ def _together(bodies: list[Callable[[], None]]) -> float:
 
 def peak_flop_per_s(threads: int, seconds: float = 0.05, repeats: int = 7) -> float | None:
     """Most float32 FLOP a second by fused multiply-adds on so many threads; best of ``repeats``."""
-    limits = _limits()
+    limits = limits_library()
     if limits is None:
         return None
     out = ctypes.c_float()
@@ -157,7 +195,7 @@ def peak_flop_per_s(threads: int, seconds: float = 0.05, repeats: int = 7) -> fl
 
 def copied_bytes_per_s(threads: int, size: int = 1 << 29, repeats: int = 5) -> float | None:
     """Most bytes a second through memory in a copy (read and written both count)."""
-    limits = _limits()
+    limits = limits_library()
     if limits is None:
         return None
     own = size // threads

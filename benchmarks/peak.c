@@ -1,7 +1,9 @@
 // What the chip can do at most, to compare with: fused multiply-adds from registers, and a copy
-// through memory. Compiled by benchmarks/measure.py for the machine that it runs on.
+// through memory; and a loop that shows whether something else is on the core. Compiled by
+// benchmarks/measure.py for the machine that it runs on.
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 
 #if defined(__AVX512F__)
 #define BYTES 64
@@ -28,6 +30,26 @@ int64_t fma_rounds(int64_t rounds, float* out) {
   for (int i = 1; i < kChains; ++i) sum += acc[i];
   *out = sum[0];
   return rounds * kChains * (BYTES / 4) * 2;
+}
+
+// Seconds that so many rounds of integer operations take, of six chains, as many at once as a core can
+// do. The clock is read here: in Python a thread would wait for the interpreter at the end.
+double add_rounds(int64_t rounds) {
+  struct timespec begin, end;
+  clock_gettime(CLOCK_MONOTONIC, &begin);
+  uint64_t a = 1, b = 2, c = 3, d = 4, e = 5, f = 6;
+  for (int64_t i = 0; i < rounds; ++i) {
+    a = a * 3 + 1;
+    b += (uint64_t)i ^ 7;
+    c ^= b;
+    d += (uint64_t)i;
+    e -= 3;
+    f ^= (uint64_t)i;
+    // Kept as they are: the compiler would find sums for some of them.
+    __asm__ volatile("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d), "+r"(e), "+r"(f));
+  }
+  clock_gettime(CLOCK_MONOTONIC, &end);
+  return (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
 }
 
 void copy_bytes(void* to, const void* from, int64_t bytes) { memcpy(to, from, (size_t)bytes); }

@@ -67,13 +67,27 @@ def conditions(results: dict[str, Any]) -> str:
             lines.append(
                 f"- {limits['suite']}, {limits['threads']} threads: FMA peak measured "
                 f"{limits['flop_per_s'] / 1e9:.0f} GFLOP/s, "
-                f"copy {limits['bytes_per_s'] / 1e9:.1f} GB/s"
+                f"copy {limits['bytes_per_s'] / 1e9:.1f} GB/s{_undisturbed(results, limits)}"
             )
     if results["quick"]:
         lines.append("- a quick run: small problems, no figures to quote")
     if results["load"] > 0.5:
         lines.append(f"- the machine was busy when this began (load {results['load']:.1f})")
     return "\n".join(lines)
+
+
+def _undisturbed(results: dict[str, Any], limits: dict[str, Any]) -> str:
+    """How many of a suite's problems have figures of undisturbed turns alone."""
+    calm = {
+        r["name"]: r["calm"]
+        for r in results["records"]
+        if r["suite"] == limits["suite"]
+        and (r["threads"] == limits["threads"] or r["suite"] == "scaling")
+        and "calm" in r
+    }
+    if not calm:
+        return ""
+    return f"; {sum(calm.values())} of {len(calm)} problems in undisturbed turns alone"
 
 
 def suite_table(results: dict[str, Any], suite: str) -> str:

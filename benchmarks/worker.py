@@ -27,7 +27,9 @@ def work(request: dict[str, Any]) -> None:
     torch.set_num_threads(threads)
     suite: str = request["suite"]
     quick: bool = request["quick"]
-    effort = Effort.quick() if quick else Effort(request["rounds"], request["seconds"])
+    effort = Effort(request["rounds"], request["seconds"], patience=request["patience"])
+    if quick:
+        effort = Effort.quick()
     limits: dict[str, Any] = {"suite": suite, "threads": threads}
     result = {"limits": limits, "records": []}
     records: list[dict[str, Any]] = result["records"]  # type: ignore[assignment]

@@ -25,6 +25,7 @@ from benchmarks.measure import Effort, Spread, copied_bytes_per_s, peak_flop_per
 from benchmarks.memory import kept  # noqa: E402
 from benchmarks.peers import OURS, PEERS, Runner, prepare  # noqa: E402
 from benchmarks.problems import GRIDS, Problem, chosen, review_lengths, small  # noqa: E402
+from benchmarks.watch import Watch  # noqa: E402
 from benchmarks.work import floor, row_steps  # noqa: E402
 
 EFFORT = Effort(rounds=2, seconds=0.0, pause=0.0)
@@ -326,6 +327,53 @@ def test_turns_are_interleaved() -> None:
     spreads = race({"a": turn("a"), "b": turn("b")}, Effort(rounds=3, seconds=6.0, pause=0.0))
     assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]
     assert spreads["a"] == Spread(1.0, 1.0, 1.0, 6)
+
+
+def _slow_while_disturbed(state: dict[str, bool]) -> Any:
+    return lambda calls, inner: [1.0 if state["calm"] else 9.0] * calls
+
+
+def test_disturbed_turns_do_not_count_where_there_are_others() -> None:
+    """Every fourth look finds the machine disturbed; turns take nine times as long then."""
+    state = {"calm": True, "looks": 0}
+
+    def calm() -> bool:
+        state["looks"] += 1
+        state["calm"] = state["looks"] % 4 != 0
+        return state["calm"]
+
+    turns = {"a": _slow_while_disturbed(state), "b": _slow_while_disturbed(state)}
+    spreads = race(turns, Effort(rounds=8, seconds=8.0, pause=0.0), calm)
+    for spread in spreads.values():
+        assert spread.calm
+        assert (spread.median, spread.high) == (1.0, 1.0)
+        assert 3 <= spread.samples < 8
+
+
+def test_a_machine_that_is_never_calm_is_measured_as_it_is() -> None:
+    turns = {"a": _slow_while_disturbed({"calm": False})}
+    spreads = race(turns, Effort(rounds=3, seconds=27.0, pause=0.0), lambda: False)
+    assert spreads["a"] == Spread(9.0, 9.0, 9.0, 3, calm=False)
+
+
+def test_with_patience_turns_begin_when_the_machine_is_calm() -> None:
+    """It is at every third look; without patience no turn would have calm on both sides."""
+    looks = iter(range(10_000))
+    effort = Effort(rounds=3, seconds=3.0, pause=0.0)
+
+    def calm() -> bool:
+        return next(looks) % 3 != 0
+
+    spreads = race({"a": lambda calls, inner: [1.0] * calls}, replace(effort, patience=30.0), calm)
+    assert spreads["a"] == Spread(1.0, 1.0, 1.0, 3, calm=True)
+
+
+def test_the_watch_sees_calm_and_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1.0] * 50 + [1.1, 1.2, 0.5, 0.6])
+    monkeypatch.setattr(Watch, "_probe", lambda self, cpu: next(times))
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
+    watching = Watch()
+    assert [watching.calm() for _ in range(4)] == [True, False, True, False]
 
 
 def test_the_spread_is_median_and_quartiles() -> None:
