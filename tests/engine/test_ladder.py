@@ -97,16 +97,18 @@ def in_float64(run: Run) -> Run:
 def test_native_engine_agrees_with_the_eager_loop(case: CellCase, isa: str) -> None:
     _native.set_isa(isa)
     for number, (steps, batch, width, hidden) in enumerate(shapes(isa)):
-        oracle_cell = randomise(case.make(width, hidden, dtype=torch.float64), seed=number)
+        made = {
+            dtype: randomise(case.make(width, hidden, dtype=dtype), seed=number)
+            for dtype in (torch.float64, torch.float32)
+        }
         x = random_input(steps, batch, width)
         for mode in MODES:
             layer, call = options(steps, batch, mode)
             torch.set_num_threads(1)
-            want = run(oracle_cell, x, layer, call, "eager")
+            want = run(made[torch.float64], x, layer, call, "eager")
             for dtype, division in CHECKED:
                 divide(*division)
-                cell = randomise(case.make(width, hidden, dtype=dtype), seed=number)
-                got = run(cell, x.to(dtype), layer, call, "native")
+                got = run(made[dtype], x.to(dtype), layer, call, "native")
                 rounding = 2e-6 / 1e-12 if dtype is torch.float32 else 1.0
                 # float32 starts from rounded weights and inputs; the table's float32 line allows
                 # for one operation, a step has some ten, on sums of up to `width + hidden` terms.
