@@ -14,7 +14,7 @@ from benchmarks.measure import ROOT, Effort, race
 from benchmarks.peers import OURS
 from benchmarks.problems import Problem, chosen
 from benchmarks.remote import Remote, RemoteError
-from benchmarks.watch import watch
+from benchmarks.watch import calm_check
 
 if TYPE_CHECKING:
     import argparse
@@ -103,9 +103,8 @@ def _race(problem: Problem, sides: dict[str, Remote], effort: Effort) -> dict[st
             return {"status": "failed", "note": f"{name}: {error}"}
         if not found["error"] <= 1:
             return {"status": "wrong", "note": f"{name}: too far from float64 in {found['where']}"}
-    guard = watch()
     turns = {name: side.turn() for name, side in sides.items()}
-    spreads = race(turns, effort, guard and guard.calm)
+    spreads = race(turns, effort, calm_check())
     timed = {
         name: {"status": "ok", "median_s": s.median, "low_s": s.low, "high_s": s.high}
         for name, s in spreads.items()

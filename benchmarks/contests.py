@@ -13,7 +13,7 @@ from benchmarks.measure import Effort, Spread, Turn, local_turn, race
 from benchmarks.peers import OURS, UnsupportedError, prepare
 from benchmarks.problems import THIRD
 from benchmarks.remote import Remote, RemoteError
-from benchmarks.watch import watch
+from benchmarks.watch import calm_check
 from benchmarks.work import floor
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ def contest(suite: str, problem: Problem, entries: Sequence[Entry], effort: Effo
                 record |= {"status": "wrong", "note": f"too far from float64 in {found['where']}"}
                 continue
             turns[entry.label] = turn
-        guard = watch()
-        spreads = race(turns, effort, guard and guard.calm)
+        spreads = race(turns, effort, calm_check())
     finally:
         torch.set_num_threads(before)
         for remote in remotes:

@@ -6,8 +6,12 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TYPE_CHECKING
 
 from benchmarks.measure import limits_library
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Watch:
@@ -45,6 +49,6 @@ class Watch:
 
 
 @cache
-def watch() -> Watch | None:
-    """This process's; ``None`` where there is no C compiler."""
-    return None if limits_library() is None else Watch()
+def calm_check() -> Callable[[], bool] | None:
+    """:meth:`Watch.calm` of this process's only watch; ``None`` where there is no C compiler."""
+    return None if limits_library() is None else Watch().calm

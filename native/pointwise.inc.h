@@ -217,7 +217,7 @@ template <class T, class F>
 static void pointwise(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t cols) {
   if (rows == 0 || cols == 0) return;
   bool one = d_stride == cols || rows == 1;  // whether the rows are one long row
-  bool down = rows >= 4;
+  bool down = rows >= 4;  // whether what is left of a row goes down the rows
   unsigned flat = 0;
   // Field by field: an operand copied as a whole waits for the stores that have just written it.
   for (int i = 0; i < F::arity; ++i) {
@@ -225,6 +225,7 @@ static void pointwise(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int
     const bool adjacent = cols == 1 ? in[i].row_stride == 1 : in[i].col_stride != 0;
     flat |= adjacent ? 0u : 1u << i;
     one = one && (rows == 1 || in[i].row_stride == (adjacent ? cols : 0));
+    // A value of its own for each row has no vector that goes for all rows.
     down = down && (adjacent || in[i].row_stride == 0);
   }
   if (one) {

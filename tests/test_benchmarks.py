@@ -376,6 +376,16 @@ def test_the_watch_sees_calm_and_disturbance(monkeypatch: pytest.MonkeyPatch) ->
     assert [watching.calm() for _ in range(4)] == [True, False, True, False]
 
 
+def test_the_conditions_say_how_much_was_undisturbed() -> None:
+    problem = GRIDS["training"][0]
+    results = results_of(timed("training", problem, ostinato=1.0, torch_nn=2.0))
+    results["limits"] = [dict(results["limits"][0], flop_per_s=1e11, bytes_per_s=1e10)]
+    assert "undisturbed" not in report.conditions(results)
+    for record in results["records"]:
+        record["calm"] = True
+    assert "1 of 1 problems in undisturbed turns alone" in report.conditions(results)
+
+
 def test_the_spread_is_median_and_quartiles() -> None:
     assert Spread.of([1.0, 2.0, 3.0, 4.0, 100.0]) == Spread(3.0, 2.0, 4.0, 5)
     assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0, 1)
