@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from benchmarks.compare import compare_revisions
 from benchmarks.peers import OURS, PEERS
 from benchmarks.problems import GRIDS
 from benchmarks.targets import summary
+from benchmarks.watch import awake
 
 #: Suites whose figures don't come by the number of threads: run with the most alone.
 ONCE = ("memory", "scaling")
@@ -56,6 +58,11 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         metavar="S",
         help="seconds that a problem may take longer to have turns that nothing disturbs",
     )
+    parser.add_argument(
+        "--awake",
+        action="store_true",
+        help="keep the CPUs from sleeping (Linux; the superuser may): calmer on virtual machines",
+    )
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--base", metavar="REV", help="compare with this revision instead")
     options = parser.parse_args(argv)
@@ -80,6 +87,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "versions": measure.versions(),
         "machine": measure.machine(),
         "load": os.getloadavg()[0],
+        "awake": options.awake,
         "limits": [],
         "records": [],
     }
@@ -129,15 +137,15 @@ def main(argv: list[str]) -> None:
         table(argv[1:])
         return
     options = arguments(argv)
-    if options.base is not None:
-        results = compare_revisions(options)
-        if options.json is not None:
-            options.json.write_text(json.dumps(results, indent=1) + "\n")
-        print(report.comparison(results))
+    with awake() if options.awake else nullcontext():
+        results = run(options) if options.base is None else compare_revisions(options)
+    if options.base is None:
+        print(report.markdown(results))
+        print(summary(results))
         return
-    results = run(options)
-    print(report.markdown(results))
-    print(summary(results))
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    print(report.comparison(results))
 
 
 if __name__ == "__main__":

@@ -153,6 +153,7 @@ def limits_library() -> Any:
     loaded.fma_rounds.argtypes = (ctypes.c_int64, ctypes.c_void_p)
     loaded.add_rounds.restype = ctypes.c_double
     loaded.add_rounds.argtypes = (ctypes.c_int64,)
+    loaded.pass_ball.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)
     loaded.copy_bytes.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
     return loaded
 
@@ -207,6 +208,30 @@ def copied_bytes_per_s(threads: int, size: int = 1 << 29, repeats: int = 5) -> f
 
     bodies = [body_of(pair) for pair in pairs]
     return max(2 * own * threads / _together(bodies) for _ in range(repeats))
+
+
+def round_trip_s(times: int = 100_000, repeats: int = 3) -> float | None:
+    """Seconds until a thread on one CPU has an answer from one on another; best of ``repeats``.
+
+    It is what two threads pay to wait for each other. A virtual machine's CPUs may lie in one group
+    of cores with a cache of their own or in two, and change between them while they sleep.
+    """
+    limits = limits_library()
+    if limits is None or not hasattr(os, "sched_getaffinity"):
+        return None
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    if len(cpus) < 2:
+        return None
+    ball = ctypes.c_int(0)
+
+    def body_of(side: int) -> Callable[[], None]:
+        def body() -> None:
+            os.sched_setaffinity(0, {cpus[side]})  # of this thread alone
+            limits.pass_ball(ctypes.addressof(ball), side, times)
+
+        return body
+
+    return min(_together([body_of(0), body_of(1)]) for _ in range(repeats)) / times
 
 
 # ---- what the figures hold for

@@ -1,6 +1,6 @@
 // What the chip can do at most, to compare with: fused multiply-adds from registers, and a copy
-// through memory; and a loop that shows whether something else is on the core. Compiled by
-// benchmarks/measure.py for the machine that it runs on.
+// through memory; what it takes two threads to hear from each other; and a loop that shows whether
+// something else is on the core. Compiled by benchmarks/measure.py for the machine that it runs on.
 #include <stdint.h>
 #include <string.h>
 #include <time.h>
@@ -50,6 +50,15 @@ double add_rounds(int64_t rounds) {
   }
   clock_gettime(CLOCK_MONOTONIC, &end);
   return (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+}
+
+// One side of a ball game between two threads: `side` is 0 or 1, and the ball starts at 0.
+void pass_ball(int* ball, int side, int64_t times) {
+  for (int64_t i = 0; i < times; ++i) {
+    while (__atomic_load_n(ball, __ATOMIC_ACQUIRE) != side) {
+    }
+    __atomic_store_n(ball, 1 - side, __ATOMIC_RELEASE);
+  }
 }
 
 void copy_bytes(void* to, const void* from, int64_t bytes) { memcpy(to, from, (size_t)bytes); }

@@ -67,13 +67,25 @@ def conditions(results: dict[str, Any]) -> str:
             lines.append(
                 f"- {limits['suite']}, {limits['threads']} threads: FMA peak measured "
                 f"{limits['flop_per_s'] / 1e9:.0f} GFLOP/s, "
-                f"copy {limits['bytes_per_s'] / 1e9:.1f} GB/s{_undisturbed(results, limits)}"
+                f"copy {limits['bytes_per_s'] / 1e9:.1f} GB/s"
+                f"{_round_trips(limits)}{_undisturbed(results, limits)}"
             )
+    if results.get("awake"):
+        lines.append("- CPUs kept awake (`--awake`)")
     if results["quick"]:
         lines.append("- a quick run: small problems, no figures to quote")
     if results["load"] > 0.5:
         lines.append(f"- the machine was busy when this began (load {results['load']:.1f})")
     return "\n".join(lines)
+
+
+def _round_trips(limits: dict[str, Any]) -> str:
+    """How long two CPUs took to hear from each other, problem by problem."""
+    trips = sorted(limits.get("round_trips_s", ()))
+    if not trips:
+        return ""
+    low, middle, high = (trips[i] * 1e9 for i in (0, len(trips) // 2, -1))
+    return f", a round trip between CPUs {middle:.0f} ns ({low:.0f} to {high:.0f})"
 
 
 def _undisturbed(results: dict[str, Any], limits: dict[str, Any]) -> str:

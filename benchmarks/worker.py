@@ -19,7 +19,7 @@ def work(request: dict[str, Any]) -> None:
     import torch
 
     from benchmarks.contests import contest, entries_of
-    from benchmarks.measure import Effort, copied_bytes_per_s, peak_flop_per_s
+    from benchmarks.measure import Effort, copied_bytes_per_s, peak_flop_per_s, round_trip_s
     from benchmarks.memory import memory_records
     from benchmarks.problems import chosen
     from benchmarks.tracing import tracing_records
@@ -42,7 +42,11 @@ def work(request: dict[str, Any]) -> None:
 
     limits["flop_per_s"] = peak_flop_per_s(threads)
     limits["bytes_per_s"] = copied_bytes_per_s(threads)
+    limits["round_trips_s"] = []
     for problem in chosen(suite, quick, request["match"]):
+        round_trip = round_trip_s()
+        if round_trip is not None:
+            limits["round_trips_s"].append(round_trip)
         if suite == "memory":
             keep(memory_records(problem, threads, 1 if quick else 3))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,11 +22,18 @@ from benchmarks import contests, report, targets  # noqa: E402
 from benchmarks.case import make_case, oracle, worst_error  # noqa: E402
 from benchmarks.cells import GATES, make_cell, state_sizes  # noqa: E402
 from benchmarks.contests import CONTESTS, Entry, contest, entries_of  # noqa: E402
-from benchmarks.measure import Effort, Spread, copied_bytes_per_s, peak_flop_per_s, race  # noqa: E402
+from benchmarks.measure import (  # noqa: E402
+    Effort,
+    Spread,
+    copied_bytes_per_s,
+    peak_flop_per_s,
+    race,
+    round_trip_s,
+)
 from benchmarks.memory import kept  # noqa: E402
 from benchmarks.peers import OURS, PEERS, Runner, prepare  # noqa: E402
 from benchmarks.problems import GRIDS, Problem, chosen, review_lengths, small  # noqa: E402
-from benchmarks.watch import Watch  # noqa: E402
+from benchmarks.watch import Watch, awake  # noqa: E402
 from benchmarks.work import floor, row_steps  # noqa: E402
 
 EFFORT = Effort(rounds=2, seconds=0.0, pause=0.0)
@@ -371,9 +379,39 @@ def test_with_patience_turns_begin_when_the_machine_is_calm() -> None:
 def test_the_watch_sees_calm_and_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([1.0] * 50 + [1.1, 1.2, 0.5, 0.6])
     monkeypatch.setattr(Watch, "_probe", lambda self, cpu: next(times))
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)  # one CPU, whichever
     watching = Watch()
     assert [watching.calm() for _ in range(4)] == [True, False, True, False]
+
+
+def test_a_look_leaves_the_process_its_cpus() -> None:
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("this system doesn't say which CPUs a process has")
+    before = os.sched_getaffinity(0)
+    Watch().calm()
+    assert os.sched_getaffinity(0) == before
+
+
+def test_cpus_stay_awake_while_the_file_is_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("benchmarks.watch.LATENCY", tmp_path / "latency")
+    with awake():
+        assert (tmp_path / "latency").read_bytes() == b"\0\0\0\0"
+    monkeypatch.setattr("benchmarks.watch.LATENCY", tmp_path / "none" / "latency")
+    with pytest.raises(SystemExit, match="--awake needs Linux"), awake():
+        pass
+
+
+def test_the_conditions_say_what_the_cpus_did() -> None:
+    results = results_of(timed("training", GRIDS["training"][0], ostinato=1.0, torch_nn=2.0))
+    results["limits"] = [dict(results["limits"][0], flop_per_s=1e11, bytes_per_s=1e10)]
+    assert "awake" not in report.conditions(results)
+    assert "round trip" not in report.conditions(results)
+    results["awake"] = True
+    results["limits"][0]["round_trips_s"] = [3e-7, 6e-8, 7e-8]
+    assert "CPUs kept awake" in report.conditions(results)
+    assert "a round trip between CPUs 70 ns (60 to 300)" in report.conditions(results)
 
 
 def test_the_conditions_say_how_much_was_undisturbed() -> None:
@@ -394,8 +432,10 @@ def test_the_spread_is_median_and_quartiles() -> None:
 def test_limits_are_measured() -> None:
     peak = peak_flop_per_s(1, seconds=1e-3, repeats=1)
     copied = copied_bytes_per_s(2, size=1 << 20, repeats=1)
+    trip = round_trip_s(times=100, repeats=1)
     assert peak is None or 1e8 < peak < 1e13
     assert copied is None or 1e7 < copied < 1e13
+    assert trip is None or 1e-9 < trip < 1
 
 
 def test_files_of_runs_merge() -> None:
