@@ -63,7 +63,9 @@ nb::object forward_of_function(nb::handle ctx, nb::handle code, nb::handle cours
   }
   // A gradient that doesn't come is None, not a tensor of zeros that PyTorch makes.
   call(attribute(ctx, names().set_materialize_grads), nb::handle(Py_False));
-  Results saved{nb::borrow(x), results[0], results[1]};
+  Results saved;
+  saved.reserve(3 + all.size());
+  saved.insert(saved.end(), {nb::borrow(x), results[0], results[1]});
   append(saved, all);
   call_with(attribute(ctx, names().save_for_backward), tuple_of(std::move(saved)));
   results.erase(results.begin() + 1);
@@ -86,6 +88,7 @@ nb::object backward_of_function(nb::handle ctx, nb::handle dy, nb::args dfinal) 
   }
   Results found = run_backward(code, course, all[0], all[1], all[2], inputs.first(states),
                                inputs.after(states), dy, Tensors::of(dfinal));
+  grads.reserve(2 + found.size());
   grads.insert(grads.end(), std::make_move_iterator(found.begin()),
                std::make_move_iterator(found.end()));
   return tuple_of(std::move(grads));
@@ -112,10 +115,13 @@ bool in_transforms(Tensors tensors) {
   return false;
 }
 
-nb::object run(nb::handle program, nb::handle course, Tensors statics, nb::handle x,
-               Tensors state) {
+// `plain`: torch.func has nothing to do with this call, which has been looked at.
+nb::object run(nb::handle program, nb::handle course, Tensors statics, nb::handle x, Tensors state,
+               bool plain) {
   if (is_true(call(callables().is_grad_enabled))) {
-    Results wanted{attribute(x, names().requires_grad)};
+    Results wanted;
+    wanted.reserve(1 + statics.size());
+    wanted.push_back(attribute(x, names().requires_grad));
     bool any = is_true(wanted[0]);
     for (size_t i = 0; i < statics.size(); ++i) {
       wanted.push_back(attribute(statics[i], names().requires_grad));
@@ -123,12 +129,15 @@ nb::object run(nb::handle program, nb::handle course, Tensors statics, nb::handl
     }
     for (size_t i = 0; i < state.size() && !any; ++i) any = requires_grad(state[i]);
     if (any) {
-      Results arguments{code_for(program, tuple_of(std::move(wanted))), nb::borrow(course),
-                        nb::borrow(x)};
+      Results arguments;
+      arguments.reserve(3 + state.size() + statics.size());
+      arguments.push_back(code_for(program, tuple_of(std::move(wanted))));
+      arguments.push_back(nb::borrow(course));
+      arguments.push_back(nb::borrow(x));
       append(arguments, state);
       append(arguments, statics);
       const nb::object all = tuple_of(std::move(arguments));
-      const bool special = in_transforms(Tensors::of(all).after(2));
+      const bool special = !plain && in_transforms(Tensors::of(all).after(2));
       const nb::object made =
           call_with(special ? callables().apply_in_transforms : callables().apply, all);
       Results results;
@@ -167,7 +176,7 @@ class Shortcut {
     const nb::object given = batch_first ? transposed(x) : nb::borrow(x);
     const nb::object entering = tuple_of(std::move(state));
     const nb::object made =
-        run(program_, course_, Tensors::of(statics), given, Tensors::of(entering));
+        run(program_, course_, Tensors::of(statics), given, Tensors::of(entering), true);
     const nb::object y = nb::borrow(PyTuple_GET_ITEM(made.ptr(), 0));
     const nb::handle final = PyTuple_GET_ITEM(made.ptr(), 1);
     return nb::make_tuple(batch_first ? transposed(y) : y,
@@ -176,17 +185,17 @@ class Shortcut {
   }
 
  private:
-  // Whether the layer's parameters, by name, are still these, of the same dtype and place.
+  // Whether the layer's parameters, by name, are still these, of its dtype and in memory.
   bool hold(nb::handle now, nb::handle parameters) const {
     const Tensors then = Tensors::of(parameters);
     for (size_t i = 0; i < then.size(); ++i) {
       PyObject* name = PyTuple_GET_ITEM(names_.ptr(), static_cast<Py_ssize_t>(i));
       PyObject* found = PyDict_GetItemWithError(now.ptr(), name);
       if (found == nullptr && PyErr_Occurred()) nb::raise_python_error();
-      if (!then[i].is(found)) return false;
+      TensorView v;
+      if (!then[i].is(found) || !lies_here(then[i], v)) return false;
     }
-    TensorView v;
-    return lies_here(then[0], v);
+    return true;
   }
 
   static bool ordinary_surroundings() {
@@ -195,7 +204,8 @@ class Shortcut {
            !is_true(call(callables().are_transforms_active));
   }
 
-  // Whether a tensor is of the layer's dtype and in memory; `v` is its view then.
+  // Whether a tensor is of the layer's dtype and in memory, which one of torch.func's never is, nor
+  // what is left of one after its transform; `v` is its view then.
   bool lies_here(nb::handle tensor, TensorView& v) const {
     try {
       v = view_tensor(tensor);
@@ -209,8 +219,7 @@ class Shortcut {
   // Likewise, and of no class of its own.
   bool is_plain(nb::handle tensor, TensorView& v) const {
     const nb::handle type = tensor.type();
-    return (type.is(callables().tensor) || type.is(callables().parameter)) &&
-           !is_true(call(callables().is_dead_wrapper, tensor)) && lies_here(tensor, v);
+    return (type.is(callables().tensor) || type.is(callables().parameter)) && lies_here(tensor, v);
   }
 
   bool enter(nb::handle hx, int64_t batch, Results& state) const {
@@ -222,7 +231,8 @@ class Shortcut {
           state.push_back(state[0]);
           continue;
         }
-        NewTensor made = new_tensor({1, batch, state_widths_[i]}, {}, is_double_);
+        const int64_t shape[] = {1, batch, state_widths_[i]};
+        NewTensor made = new_tensor(shape, {}, is_double_);
         const int64_t size = is_double_ ? sizeof(double) : sizeof(float);
         std::memset(made.data, 0, static_cast<size_t>(batch * state_widths_[i] * size));
         state.push_back(std::move(made.object));
@@ -271,7 +281,7 @@ void bind_autograd(nb::module_& m) {
       "run",
       [](nb::handle program, nb::handle course, nb::handle statics, nb::handle x,
          nb::handle state) {
-        return run(program, course, Tensors::of(statics), x, Tensors::of(state));
+        return run(program, course, Tensors::of(statics), x, Tensors::of(state), false);
       },
       nb::arg("program"), nb::arg("course"), nb::arg("statics"), nb::arg("x"), nb::arg("state"),
       "Run a program: (output, final state), differentiable with respect to x, state and statics. "

@@ -167,6 +167,7 @@ class CallBuilder {
       lengths = static_cast<const int64_t*>(v.data);
     }
     set_rows(call, sizes, lengths);
+    call.offset.reserve(call.active.size());
     for (int64_t n : call.active) {
       call.offset.push_back(total);
       total += n;
@@ -215,9 +216,10 @@ class CallBuilder {
     const int64_t rows = call.rows, steps = call.steps;
     const int64_t time_stride = call.packed ? 0 : batch_first_ ? width : rows * width;
     const int64_t row_stride = batch_first_ ? steps * width : width;
-    NewTensor made =
-        call.packed ? new_tensor({total, width}, {}, is_double)
-                    : new_tensor({steps, rows, width}, {time_stride, row_stride, 1}, is_double);
+    const int64_t packed[] = {total, width}, shape[] = {steps, rows, width};
+    const int64_t strides[] = {time_stride, row_stride, 1};
+    NewTensor made = call.packed ? new_tensor(packed, {}, is_double)
+                                 : new_tensor(shape, strides, is_double);
     poison(made.data, (call.packed ? total : steps * rows) * width);
     place(which, made.data, time_stride, row_stride);
     return std::move(made.object);
@@ -227,8 +229,9 @@ class CallBuilder {
   nb::object make_kept(int64_t room) {
     if (bound_.kept_width == 0) return nb::none();
     if (room < total) misfit("what is kept");
-    NewTensor made = new_tensor({room * bound_.kept_width}, {}, is_double);
-    poison(made.data, room * bound_.kept_width);
+    const int64_t count = room * bound_.kept_width;
+    NewTensor made = new_tensor({&count, 1}, {}, is_double);
+    poison(made.data, count);
     kept_ = made.data;
     return std::move(made.object);
   }
@@ -247,6 +250,9 @@ class CallBuilder {
   void carry(Tensors initial, Tensors entering, Results& leaving) {
     const std::vector<int64_t>& widths = bound_.plan.carry;
     if (initial.size() != widths.size() || entering.size() != widths.size()) misfit("the state");
+    initial_.reserve(widths.size());
+    call.carry_init.reserve(widths.size());
+    call.carry_final.reserve(widths.size());
     for (size_t i = 0; i < widths.size(); ++i) {
       const TensorView first = state(initial[i], widths[i]);
       initial_.push_back(first.data);
@@ -254,7 +260,7 @@ class CallBuilder {
                                 : entering[i].is_none()    ? zeros(call.rows * widths[i])
                                                            : state(entering[i], widths[i]).data);
       NewTensor made =
-          new_tensor(Shape(first.shape, first.shape + first.ndim), {}, is_double);
+          new_tensor({first.shape, static_cast<size_t>(first.ndim)}, {}, is_double);
       call.carry_final.push_back(made.data);
       leaving.push_back(std::move(made.object));
     }
@@ -263,6 +269,9 @@ class CallBuilder {
   void read_statics(Tensors statics) {
     if (statics.size() != bound_.statics.size()) misfit("the number of statics");
     std::vector<TensorView> views;
+    views.reserve(statics.size());
+    call.vectors.reserve(bound_.vectors.size());
+    call.maps.reserve(bound_.maps.size());
     for (size_t i = 0; i < statics.size(); ++i) {
       const TensorView v = view_tensor(statics[i]);
       const auto& [name, shape] = bound_.statics[i];
@@ -285,6 +294,8 @@ class CallBuilder {
   void make_gradients(Results& gradients) {
     const Plan& plan = bound_.plan;
     std::vector<void*> at(plan.sums.size() + plan.outers.size(), nullptr);
+    call.sums.reserve(plan.sums.size());
+    call.outers.reserve(plan.outers.size());
     for (size_t i = 0; i < bound_.gradients.size(); ++i) {
       const std::vector<int64_t>& results = bound_.gradients[i];
       gradients.push_back(nb::none());
@@ -314,6 +325,7 @@ class CallBuilder {
   }
 
   void run() {
+    call.streams.reserve(bound_.streams.size());
     for (const StreamSource& s : bound_.streams) {
       StreamArg arg{};
       if (s.source == Source::kTensor) {
@@ -466,6 +478,7 @@ Results run_forward(nb::handle code, nb::handle course, nb::handle x, Tensors st
                     Tensors statics, int64_t room) {
   CallBuilder builder(plan_of(code, names().forward), Course(course), x);
   Results results;
+  results.reserve(2 + state.size());
   results.push_back(builder.make(kY));
   results.push_back(builder.make_kept(room < 0 ? builder.total : room));
   builder.carry(state, state, results);
@@ -483,6 +496,7 @@ Results run_backward(nb::handle code, nb::handle course, nb::handle x, nb::handl
   builder.read(kDy, dy);
   builder.read_kept(kept);
   Results results;
+  results.reserve(1 + state.size() + statics.size());
   results.push_back(bound.widths[kDx] < 0 ? nb::none() : builder.make(kDx));
   builder.carry(state, dfinal, results);
   builder.read_statics(statics);

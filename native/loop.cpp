@@ -360,7 +360,7 @@ template <class T>
 void run_plan(const Plan& plan, const Call& call) {
   static thread_local Scratch scratch;
   Shared<T> shared{plan, call, kernels<T>(), {}, {}, nullptr, 1};
-  for (double c : plan.consts) shared.consts.push_back(static_cast<T>(c));
+  shared.consts.assign(plan.consts.begin(), plan.consts.end());
 
   int64_t loop_bytes = 0;
   for (const Instr& instr : plan.phases[kLoop]) {

@@ -7,11 +7,13 @@
 #include <nanobind/ndarray.h>
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace ostinato {
 
 using Shape = std::vector<int64_t>;
+using Extents = std::span<const int64_t>;  // a shape, or strides in elements, of the caller's
 
 // A tensor's memory, valid as long as the tensor.
 struct TensorView {
@@ -42,6 +44,6 @@ TensorView view_tensor(nanobind::handle tensor);
 // A tensor without gaps in memory of the engine's own, not cleared; `strides` are in elements,
 // empty: contiguous. It goes back when the last tensor on it is gone, on whichever thread.
 // Raises MemoryError.
-NewTensor new_tensor(const Shape& shape, const Shape& strides, bool is_double);
+NewTensor new_tensor(Extents shape, Extents strides, bool is_double);
 
 }  // namespace ostinato
