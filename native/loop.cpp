@@ -358,7 +358,7 @@ class Body {
 
 template <class T>
 void run_plan(const Plan& plan, const Call& call) {
-  static thread_local Scratch scratch;
+  static thread_local Scratches scratches;
   Shared<T> shared{plan, call, kernels<T>(), {}, {}, nullptr, 1};
   shared.consts.assign(plan.consts.begin(), plan.consts.end());
 
@@ -399,11 +399,8 @@ void run_plan(const Plan& plan, const Call& call) {
       worker.member = static_cast<int>(m);
     }
   }
-  scratch.begin_count();
-  allocate(scratch, shared, teams, workers);
-  scratch.begin_take();
-  if (call.poison) scratch.poison();
-  allocate(scratch, shared, teams, workers);
+  scratches.lay_out(shared.threads, call.poison,
+                    [&] { allocate(scratches, shared, teams, workers); });
   int64_t widest = 1;
   for (const Stream& s : plan.streams) widest = std::max(widest, s.width);
   std::fill(shared.zeros, shared.zeros + widest, T(0));
@@ -419,7 +416,7 @@ void run_plan(const Plan& plan, const Call& call) {
     if (shared.threads > 1) all.wait();
     reduce(shared, teams, workers, w);
   });
-  scratch.release_if_large();
+  scratches.release_if_large();
 }
 
 template void run_plan<float>(const Plan&, const Call&);

@@ -6,10 +6,11 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <vector>
 
 namespace ostinato {
 
-// Memory for one call, taken from a buffer that the calling thread keeps for its next call.
+// Memory taken from a buffer that lasts from call to call.
 class Scratch {
  public:
   template <class T>
@@ -41,22 +42,53 @@ class Scratch {
     bits |= 0x7fa00000u;
     for (int64_t i = 0; i + 8 <= capacity_; i += 8) std::memcpy(buffer_.get() + i, &bits, 8);
   }
-  void release_if_large() {
-    if (capacity_ > kKeep) {
-      buffer_.reset();
-      capacity_ = 0;
-    }
-  }
+  int64_t capacity() const { return capacity_; }
 
  private:
   static constexpr std::align_val_t kAlign{64};
-  static constexpr int64_t kKeep = int64_t{64} << 20;
   struct Free {
     void operator()(char* p) const { ::operator delete(p, kAlign); }
   };
   std::unique_ptr<char, Free> buffer_;
   char* base_ = nullptr;
   int64_t capacity_ = 0, used_ = 0;
+};
+
+// Memory for one call on several threads, which the calling thread keeps for its next call: what all
+// share, and each one's own. Forward and backward lay theirs out differently; in one buffer for all,
+// lines that one thread has written would be another's in the next call, and cross the chip.
+class Scratches {
+ public:
+  Scratch& shared() { return shared_; }
+  Scratch& of(int thread) { return own_[static_cast<size_t>(thread)]; }
+
+  // `allocate` takes what it needs, the same each time it is called.
+  template <class F>
+  void lay_out(int threads, bool poison, const F& allocate) {
+    if (own_.size() < static_cast<size_t>(threads)) own_.resize(static_cast<size_t>(threads));
+    shared_.begin_count();
+    for (Scratch& own : own_) own.begin_count();
+    allocate();
+    shared_.begin_take();
+    for (Scratch& own : own_) own.begin_take();
+    if (poison) {
+      shared_.poison();
+      for (const Scratch& own : own_) own.poison();
+    }
+    allocate();
+  }
+  void release_if_large() {
+    int64_t all = shared_.capacity();
+    for (const Scratch& own : own_) all += own.capacity();
+    if (all <= kKeep) return;
+    shared_ = Scratch();
+    own_.clear();
+  }
+
+ private:
+  static constexpr int64_t kKeep = int64_t{64} << 20;
+  Scratch shared_;
+  std::vector<Scratch> own_;
 };
 
 }  // namespace ostinato

@@ -144,43 +144,48 @@ void reduce(const Shared<T>& shared, std::vector<Team<T>>& teams, std::vector<Wo
 }
 
 template <class T>
-void allocate(Scratch& scratch, Shared<T>& shared, std::vector<Team<T>>& teams,
+void allocate(Scratches& scratches, Shared<T>& shared, std::vector<Team<T>>& teams,
               std::vector<Worker<T>>& workers) {
   const Plan& plan = shared.plan;
   int64_t widest = 1, outer = 0;
   for (const Stream& s : plan.streams) widest = std::max(widest, s.width);
   // Room for values of so many columns each. (No push_back: in a small call growing vectors shows.)
-  const auto take_all = [&](std::vector<T*>& to, const std::vector<int64_t>& widths, int64_t rows) {
+  const auto take_all = [](Scratch& scratch, std::vector<T*>& to,
+                           const std::vector<int64_t>& widths, int64_t rows) {
     to.resize(widths.size());
     for (size_t i = 0; i < to.size(); ++i) to[i] = scratch.take<T>(widths[i] * rows);
   };
   shared.packed.resize(plan.maps.size());
   for (size_t i = 0; i < plan.maps.size(); ++i) {
     const Map& m = plan.maps[i];
-    shared.packed[i] = scratch.take<T>(m.groups * packed_size(shared.kernels.panel, m.k, m.n));
+    shared.packed[i] =
+        scratches.shared().take<T>(m.groups * packed_size(shared.kernels.panel, m.k, m.n));
   }
-  shared.zeros = scratch.take<T>(widest);
-  for (Team<T>& team : teams) {
-    for (auto& carry : team.carry) take_all(carry, plan.carry, team.rows);
-    take_all(team.step, plan.step, team.rows);
-    take_all(team.chunk, plan.chunk, team.chunk_rows * team.chunks());
+  shared.zeros = scratches.shared().take<T>(widest);
+  for (size_t t = 0; t < teams.size(); ++t) {
+    Team<T>& team = teams[t];
+    Scratch& scratch = scratches.of(static_cast<int>(t) * team.members);
+    for (auto& carry : team.carry) take_all(scratch, carry, plan.carry, team.rows);
+    take_all(scratch, team.step, plan.step, team.rows);
+    take_all(scratch, team.chunk, plan.chunk, team.chunk_rows * team.chunks());
     team.outers.resize(plan.outers.size());
     for (size_t i = 0; i < plan.outers.size(); ++i) {
       const Map& m = plan.outers[i];
-      const bool first = &team == &teams[0];
-      team.outers[i] = first ? static_cast<T*>(shared.call.outers[i].base)
-                             : scratch.take<T>(m.groups * m.k * m.n);
+      team.outers[i] = t == 0 ? static_cast<T*>(shared.call.outers[i].base)
+                              : scratch.take<T>(m.groups * m.k * m.n);
       outer = std::max(outer, shared.kernels.outer_scratch(team.chunk_rows, m.k, m.n));
     }
   }
-  for (Worker<T>& worker : workers) {
+  for (size_t w = 0; w < workers.size(); ++w) {
+    Worker<T>& worker = workers[w];
+    Scratch& scratch = scratches.of(static_cast<int>(w));
     // A tile has at most kTileElements in all, or one row.
     worker.tile = scratch.take<T>(std::max(plan.tile_width, kTileElements));
     worker.stream_scratch.resize(plan.streams.size());
     for (size_t i = 0; i < plan.streams.size(); ++i) {
       worker.stream_scratch[i] = scratch.take<T>(plan.streams[i].width * worker.team->rows);
     }
-    take_all(worker.sums, plan.sums, 1);
+    take_all(scratch, worker.sums, plan.sums, 1);
     const int64_t rows = std::max(worker.team->chunk_rows, worker.team->rows);
     worker.a_rows = scratch.take<const T*>(rows);
     worker.out_rows = scratch.take<T*>(rows);
