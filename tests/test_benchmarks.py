@@ -247,6 +247,15 @@ def timed(suite: str, problem: Problem, threads: int = 2, **seconds: float) -> l
     ]
 
 
+def test_the_ratio_at_the_floor_stands_beside_it() -> None:
+    problem = GRIDS["training"][0]
+    results = results_of(timed("training", problem, ostinato=1e-3, torch_nn=2e-3))
+    most = 2e-3 / floor(problem).seconds(4e11, 4e10)
+    assert f"; {most:.2f}x if ours took its floor" in targets.findings(results)[0].measured
+    results["limits"][0]["flop_per_s"] = None  # no C compiler
+    assert "floor" not in targets.findings(results)[0].measured
+
+
 def verdicts(results: dict[str, Any], number: int) -> set[str]:
     return {f.verdict for f in targets.findings(results) if f.number == number}
 
