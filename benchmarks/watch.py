@@ -38,9 +38,8 @@ class Watch:
 
     def calm(self) -> bool:
         """Whether nothing else disturbs any of the CPUs now."""
-        # One by one and in the caller's thread. Threads of our own, one for each CPU, would share
-        # one with the thread that started them: on an idle machine that took a third of the times
-        # over the bound.
+        # One by one and in the caller's thread: one of several threads, one for each CPU, would
+        # share its CPU with the thread that starts them, and see that.
         took = [self._probe(cpu) for cpu in self._cpus]
         if self._cpus != [None]:
             os.sched_setaffinity(0, {cpu for cpu in self._cpus if cpu is not None})
