@@ -21,13 +21,14 @@ def merged(many: list[dict[str, Any]]) -> dict[str, Any]:
     """Runs as one: a later file's suite on so many threads replaces an earlier one's.
 
     Raises:
-        ValueError: files of another schema, of a quick run among real ones, or from other machines.
+        ValueError: files of another schema, of a quick run among real ones, from other machines, or
+            of CPUs that slept and CPUs that didn't.
     """
     result = dict(many[0])
     for other in many[1:]:
-        for key in ("schema", "quick", "machine"):
-            if other[key] != result[key]:
-                raise ValueError(f"the files differ in {key}: {result[key]}, {other[key]}")
+        for key in ("schema", "quick", "machine", "awake"):
+            if other.get(key) != result.get(key):
+                raise ValueError(f"the files differ in {key}: {result.get(key)}, {other.get(key)}")
         new = {(r["suite"], r["threads"]) for r in other["limits"]}
         suites = {suite for suite, _ in new}
         for part in ("limits", "records"):

@@ -30,8 +30,8 @@ class Watch:
 
     def __init__(self) -> None:
         affinity = hasattr(os, "sched_getaffinity")
-        self._cpus: list[int | None] = [*sorted(os.sched_getaffinity(0))] if affinity else [None]
-        self._best = [float("inf")] * len(self._cpus)
+        self._cpus = sorted(os.sched_getaffinity(0)) if affinity else []
+        self._best = [float("inf")] * max(1, len(self._cpus))
         for _ in range(50):
             self.calm()
             time.sleep(1e-3)
@@ -40,9 +40,9 @@ class Watch:
         """Whether nothing else disturbs any of the CPUs now."""
         # One by one and in the caller's thread: one of several threads, one for each CPU, would
         # share its CPU with the thread that starts them, and see that.
-        took = [self._probe(cpu) for cpu in self._cpus]
-        if self._cpus != [None]:
-            os.sched_setaffinity(0, {cpu for cpu in self._cpus if cpu is not None})
+        took = [self._probe(cpu) for cpu in self._cpus or (None,)]
+        if self._cpus:
+            os.sched_setaffinity(0, self._cpus)
         self._best = [min(pair) for pair in zip(self._best, took, strict=True)]
         return all(t <= self.BOUND * b for t, b in zip(took, self._best, strict=True))
 

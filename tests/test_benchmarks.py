@@ -457,6 +457,8 @@ def test_files_of_runs_merge() -> None:
     assert len(both["limits"]) == 2
     with pytest.raises(ValueError, match="quick"):
         report.merged([old, {**new, "quick": True}])
+    with pytest.raises(ValueError, match="awake"):
+        report.merged([old, {**new, "awake": True}])
 
 
 def test_pages_are_filled_between_marks() -> None:
