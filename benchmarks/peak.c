@@ -20,7 +20,9 @@ enum { kChains = 12 };
 // FLOP done in `rounds` rounds; *out keeps the compiler from leaving the work out.
 int64_t fma_rounds(int64_t rounds, float* out) {
   vec acc[kChains];
-  const vec a = (vec){} + 0.999f, b = (vec){} + 0.001f;
+  // Volatile: 1 * 0.999 + 0.001 is 1, and the compiler would leave that chain out of the loop.
+  volatile float scale = 0.999f, shift = 0.001f;
+  const vec a = (vec){} + scale, b = (vec){} + shift;
   for (int i = 0; i < kChains; ++i) acc[i] = (vec){} + (float)i;
   for (int64_t r = 0; r < rounds; ++r) {
 #pragma GCC unroll 12
