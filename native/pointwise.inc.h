@@ -166,28 +166,55 @@ struct Down {
 
   OSTINATO_INLINE Down(const In<T>& in, int64_t first)
       : p(in.p + first), stride(in.row_stride), step(Vec<T>::width) {}
-  template <bool Whole>
+  template <int Each, bool Whole>
   OSTINATO_INLINE VecOf<T> at(int64_t row, int64_t n) const {
-    return load_part(p + row * stride, Whole, n);
+    const T* const from = p + row * stride;
+    if constexpr (Each == 2) return load_halves<Whole>(from, from + stride, n);
+    else return load_part(from, Whole, n);
   }
 };
 
-// One vector of each row, n elements of it if it isn't whole.
-template <class T, class F, bool Whole, class... Operands>
-OSTINATO_INLINE void down_rows(T* d, int64_t d_stride, int64_t rows, int64_t n, Operands... in) {
-  for (; rows >= 4; rows -= 4, d += 4 * d_stride, ((in.p += 4 * in.stride), ...)) {
-    const VecOf<T> v0 = F::apply(in.template at<Whole>(0, n)...);
-    const VecOf<T> v1 = F::apply(in.template at<Whole>(1, n)...);
-    const VecOf<T> v2 = F::apply(in.template at<Whole>(2, n)...);
-    const VecOf<T> v3 = F::apply(in.template at<Whole>(3, n)...);
-    store_part(d, v0, Whole, n);
-    store_part(d + d_stride, v1, Whole, n);
-    store_part(d + 2 * d_stride, v2, Whole, n);
-    store_part(d + 3 * d_stride, v3, Whole, n);
+// n elements of each row: of `Each` rows in a vector, which is full or (Each == 2) whose halves are
+// if they are whole. Returns how many rows that doesn't divide by are left.
+template <class T, class F, int Each, bool Whole, class... Operands>
+OSTINATO_INLINE int64_t down_rows(T* d, int64_t d_stride, int64_t rows, int64_t n,
+                                  Operands... in) {
+  const auto put = [&](int64_t row, VecOf<T> v) {
+    T* const to = d + row * d_stride;
+    if constexpr (Each == 2) store_halves<Whole>(to, to + d_stride, v, n);
+    else store_part(to, v, Whole, n);
+  };
+  constexpr int four = 4 * Each;
+  for (; rows >= four; rows -= four, d += four * d_stride, ((in.p += four * in.stride), ...)) {
+    const VecOf<T> v0 = F::apply(in.template at<Each, Whole>(0, n)...);
+    const VecOf<T> v1 = F::apply(in.template at<Each, Whole>(Each, n)...);
+    const VecOf<T> v2 = F::apply(in.template at<Each, Whole>(2 * Each, n)...);
+    const VecOf<T> v3 = F::apply(in.template at<Each, Whole>(3 * Each, n)...);
+    put(0, v0);
+    put(Each, v1);
+    put(2 * Each, v2);
+    put(3 * Each, v3);
   }
-  for (; rows > 0; --rows, d += d_stride, ((in.p += in.stride), ...)) {
-    store_part(d, F::apply(in.template at<Whole>(0, n)...), Whole, n);
+  for (; rows >= Each; rows -= Each, d += Each * d_stride, ((in.p += Each * in.stride), ...)) {
+    put(0, F::apply(in.template at<Each, Whole>(0, n)...));
   }
+  return rows;
+}
+
+// The last columns, fewer than a vector: of two rows at once where a vector has room for them.
+template <class T, class F, class... Operands>
+OSTINATO_INLINE void down_last(T* d, int64_t d_stride, int64_t rows, int64_t n, Operands... in) {
+  constexpr int64_t half = Vec<T>::width / 2;
+  if constexpr (kHalves) {
+    if (n <= half && rows > 1) {
+      const int64_t left = n == half ? down_rows<T, F, 2, true>(d, d_stride, rows, n, in...)
+                                     : down_rows<T, F, 2, false>(d, d_stride, rows, n, in...);
+      d += (rows - left) * d_stride;
+      ((in.p += (rows - left) * in.stride), ...);
+      rows = left;
+    }
+  }
+  down_rows<T, F, 1, false>(d, d_stride, rows, n, in...);
 }
 
 // The columns from `first` on, fewer than four vectors of them. Bit i of `flat`: operand i is one
@@ -206,9 +233,9 @@ static void columns(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64
   }
   for (int64_t c = first; c < cols; c += W, ((from[At].p += from[At].step), ...)) {
     if (c + W <= cols) {
-      down_rows<T, F, true>(d + c, d_stride, rows, W, from[At]...);
+      down_rows<T, F, 1, true>(d + c, d_stride, rows, W, from[At]...);
     } else {
-      down_rows<T, F, false>(d + c, d_stride, rows, cols - c, from[At]...);
+      down_last<T, F>(d + c, d_stride, rows, cols - c, from[At]...);
     }
   }
 }
