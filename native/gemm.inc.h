@@ -33,27 +33,26 @@ template <class T, int H, int V, int P, bool Whole>
 OSTINATO_INLINE void gemm_tile_of(const GemmTile<T>& t) {
   constexpr int W = Vec<T>::width, N = V * P;
   const int64_t last = t.last;
+  T* const* const out = t.out;
+  const int64_t column = t.column;
   const T* row[H];
-  T* out[H];
   OSTINATO_UNROLLED
-  for (int h = 0; h < H; ++h) {
-    row[h] = t.a[h];
-    out[h] = t.out[h] + t.column;
-  }
+  for (int h = 0; h < H; ++h) row[h] = t.a[h];
   VecOf<T> acc[H][N];
   OSTINATO_UNROLLED
   for (int v = 0; v < N; ++v) {
     VecOf<T> start{};
-    if (t.bias) start = load_part(t.bias + t.column + v * W, Whole || v < N - 1, last);
+    if (t.bias) start = load_part(t.bias + column + v * W, Whole || v < N - 1, last);
     OSTINATO_UNROLLED
     for (int h = 0; h < H; ++h) acc[h][v] = start;
   }
   if (t.accumulate) {
     OSTINATO_UNROLLED
     for (int h = 0; h < H; ++h) {
+      const T* const from = computed(out[h] + column);
       OSTINATO_UNROLLED
       for (int v = 0; v < N; ++v) {
-        acc[h][v] = acc[h][v] + load_part(out[h] + v * W, Whole || v < N - 1, last);
+        acc[h][v] = acc[h][v] + load_part(from + v * W, Whole || v < N - 1, last);
       }
     }
   }
@@ -71,10 +70,9 @@ OSTINATO_INLINE void gemm_tile_of(const GemmTile<T>& t) {
   }
   OSTINATO_UNROLLED
   for (int h = 0; h < H; ++h) {
+    T* const to = computed(out[h] + column);
     OSTINATO_UNROLLED
-    for (int v = 0; v < N; ++v) {
-      store_part(out[h] + v * W, acc[h][v], Whole || v < N - 1, last);
-    }
+    for (int v = 0; v < N; ++v) store_part(to + v * W, acc[h][v], Whole || v < N - 1, last);
   }
 }
 
@@ -150,7 +148,8 @@ void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n
   // One or two rows keep too few sums in flight with one panel: two at once.
   const bool few = rows <= 2;
   const int64_t stride = few ? 2 * panel : panel;
-  const int64_t count = (n_end - n_begin + stride - 1) / stride;
+  const int64_t panels = (n_end - n_begin + panel - 1) / panel;
+  const int64_t count = few ? (panels + 1) / 2 : panels;
   for (int64_t i = 0; i < count; ++i) {
     int64_t j = n_begin + (descending ? count - 1 - i : i) * stride;
     const int64_t end = smaller(n_end, j + stride);

@@ -17,6 +17,7 @@ struct OuterTile {
   T* g;  // at (v, u)
   int64_t stride;  // from g(v, u) to g(v + 1, u)
   int64_t last;  // elements of the last vector
+  bool fetch;  // g is asked for in advance
 };
 
 // What is read of `t` is read before anything is stored (gemm_tile_of()).
@@ -32,6 +33,15 @@ OSTINATO_INLINE void outer_tile_of(const OuterTile<T>& t) {
     OSTINATO_UNROLLED
     for (int v = 0; v < V; ++v) acc[h][v] = VecOf<T>{};
   }
+  T* g = t.g;
+  const int64_t stride = t.stride;
+  if (t.fetch) {
+    OSTINATO_UNROLLED
+    for (int h = 0; h < H; ++h) {
+      OSTINATO_UNROLLED
+      for (int v = 0; v < V; ++v) __builtin_prefetch(g + h * stride + v * W, 1);
+    }
+  }
   const T* panel = t.panel;
   for (int64_t r = 0; r < rows; ++r, panel += kPanel<T>) {
     const T* from = Packed ? panel : rights[r] + u;
@@ -40,14 +50,12 @@ OSTINATO_INLINE void outer_tile_of(const OuterTile<T>& t) {
     for (int v = 0; v < V; ++v) {
       right[v] = in_register(load_part(from + v * W, Packed || Whole || v < V - 1, last));
     }
-    const T* left = lefts[r] + first;
+    const T* left = computed(lefts[r] + first);
     for (int h = 0; h < H; ++h) {
       const VecOf<T> x = broadcast(left[h]);
       for (int v = 0; v < V; ++v) acc[h][v] = fma(x, right[v], acc[h][v]);
     }
   }
-  T* g = t.g;
-  const int64_t stride = t.stride;
   OSTINATO_UNROLLED
   for (int h = 0; h < H; ++h, g += stride) {
     OSTINATO_UNROLLED
@@ -106,6 +114,9 @@ inline constexpr int64_t kLeftBlock = 256;
 inline constexpr int64_t kCopyLeftFrom = 4;
 // With more tiles than this beside one another, right's columns are packed first.
 inline constexpr int64_t kPackRightFrom = 2;
+// Bytes of g that no second-level cache holds: a tile would wait for its part of g at its end. At
+// (256, 512, 2048) 92 % of the peak with it, 83 % without; smaller ones lose 2 % by it.
+inline constexpr int64_t kFetchFrom = int64_t{1} << 20;
 
 // Adds a tile that was computed the wrong way round: corner(h, c) goes to g(h, c), of any strides.
 template <class T>
@@ -129,6 +140,7 @@ struct OuterBlock {
   T* g;
   int64_t v_stride, u_stride;
   bool transposed;  // u is not g's unit stride: tiles go through `corner`
+  bool fetch;
   T* corner;
   T* panel;
 
@@ -152,7 +164,8 @@ struct OuterBlock {
           for (int64_t c = 0; c < height * kPanel<T>; ++c) corner[c] = 0;
         }
         const OuterTile<T> tile{left, v, right, u, panel, rows, transposed ? corner : at,
-                                transposed ? kPanel<T> : v_stride, last};
+                                transposed ? kPanel<T> : v_stride, last,
+                                fetch && !transposed};
         kOuterTiles<T>.fn[packed][vectors - 1][height - 1](tile);
         if (transposed) add_corner(corner, height, width, at, v_stride, u_stride);
       }
@@ -182,6 +195,7 @@ void outer(const T* const* a, const T* const* dz, int64_t rows, int64_t k, int64
   const int64_t v_stride = along_n ? k_stride : n_stride;
   const int64_t u_stride = along_n ? n_stride : k_stride;
 
+  const bool fetch = k * n * static_cast<int64_t>(sizeof(T)) > kFetchFrom;
   T* const corner = scratch;
   T* const panel = corner + kTallest * kPanel<T>;
   T* const copy = panel + smaller(rows, kRowBlock) * kPanel<T>;
@@ -200,7 +214,7 @@ void outer(const T* const* a, const T* const* dz, int64_t rows, int64_t k, int64
         }
       }
       OuterBlock<T>{left_rows, width, right + r0, rights, block, g + v0 * v_stride, v_stride,
-                    u_stride, transposed, corner, panel}
+                    u_stride, transposed, fetch, corner, panel}
           .run();
     }
   }
