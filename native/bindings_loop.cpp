@@ -133,11 +133,13 @@ MatrixArg matrix(const TensorView& v, bool transposed) {
           v.strides[v.ndim - (transposed ? 2 : 1)]};
 }
 
-// A call under construction: reads arguments, makes results.
+// A call under construction: reads arguments, makes results. The memory of its vectors goes from call
+// to call of a thread.
 class CallBuilder {
  public:
   CallBuilder(const Bound& bound, const Course& course, nb::handle x)
-      : bound_(bound), x_(adjacent(x)) {
+      : call(std::move(last_call())), bound_(bound), x_(adjacent(x)) {
+    call.clear();
     call.threads = nb::cast<int64_t>(callables().get_num_threads());
     call.reverse = course.reverse;
     call.packed = !course.batch_sizes.is_none();
@@ -186,6 +188,12 @@ class CallBuilder {
     batch_first_ = !call.packed && (course.batch_first.is_none()
                                         ? given.strides[0] < given.strides[1]
                                         : is_true(course.batch_first));
+  }
+
+  CallBuilder(const CallBuilder&) = delete;
+  CallBuilder& operator=(const CallBuilder&) = delete;
+  ~CallBuilder() {
+    if (call.steps + call.rows <= kRemembered) last_call() = std::move(call);
   }
 
   Call call;
@@ -349,6 +357,15 @@ class CallBuilder {
   }
 
  private:
+  // Steps and rows of a call whose memory isn't worth its return.
+  static constexpr int64_t kRemembered = int64_t{1} << 12;
+
+  // What a builder within another one (a tensor may run code of the user's) finds is empty.
+  static Call& last_call() {
+    static thread_local Call call;
+    return call;
+  }
+
   int64_t size() const { return is_double ? sizeof(double) : sizeof(float); }
 
   void check(const TensorView& v, const char* what) const {

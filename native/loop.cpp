@@ -22,23 +22,14 @@
 namespace ostinato {
 namespace {
 
-// Rows of hoisted and deferred products. Measured on a core with 2 MiB of level-2 cache, LSTM,
-// H = 128 and 256, one thread: 128 rows 129 and 134 GFLOP/s, 256 rows 126 and 123, 1024 rows 120
-// and 121. Where the weight gradients don't fit into that cache, each chunk reads and writes them
-// again, and 128 rows lose (105 against 114 at H = 512). Where nothing is kept for backward, 256
-// rows take 0.92 to 0.98 of 128 rows' time from H = 256 on and 0.95 to 1.02 below.
-constexpr int64_t kChunkRows = 128, kChunkRowsLarge = 256;
-// In a relay, where there are at least two chunks: each is another barrier, and another sum to the
-// weight gradients. 64 rows take 0.79 of one thread's time, 32 rows 0.82 (LSTM, one row, H = 64).
-constexpr int64_t kRelayRows = 64;
-
 template <class T>
 class Body {
  public:
   Body(const Shared<T>& shared, const Worker<T>& worker)
       : plan_(shared.plan), call_(shared.call), k_(shared.kernels), shared_(shared),
         worker_(worker), team_(*worker.team),
-        places_(shared, worker), everybody_{worker.member, team_.members, team_.barrier.get()},
+        places_(shared, worker),
+        everybody_(team_.rows, worker.member, team_.members, team_.barrier.get()),
         crew_(everybody_) {}
 
   void run() {
@@ -60,8 +51,9 @@ class Body {
   // all.
   void run_relay(int64_t chunks) {
     const bool runs_loop = worker_.member == 0;
-    const Crew own = runs_loop ? Crew{0, 1, nullptr}
-                               : Crew{worker_.member - 1, team_.members - 1, team_.helpers.get()};
+    const Crew own = runs_loop ? Crew(team_.rows, 0, 1, nullptr)
+                               : Crew(team_.rows, worker_.member - 1, team_.members - 1,
+                                      team_.helpers.get());
     if (chunks > 0) {
       enter(0);
       run_deferred(kPre);
@@ -100,13 +92,16 @@ class Body {
   struct Crew {
     int index, count;
     Barrier* barrier;
+    int64_t begin, end;  // of the team's rows
+
+    Crew(int64_t rows, int i, int n, Barrier* b)
+        : index(i), count(n), barrier(b), begin(rows * i / n), end(rows * (i + 1) / n) {}
   };
 
   // This member's rows [lo, hi) of the n that are running. A row has one member for all its steps,
   // so that what a step leaves in a row's buffers needs no barrier.
   std::pair<int64_t, int64_t> share(int64_t n) const {
-    return {std::min(n, team_.rows * crew_.index / crew_.count),
-            std::min(n, team_.rows * (crew_.index + 1) / crew_.count)};
+    return {std::min(n, crew_.begin), std::min(n, crew_.end)};
   }
 
   void meet() const {
@@ -225,8 +220,10 @@ class Body {
       begin = std::min(map.n, panels * crew_.index / crew_.count * k_.panel);
       end = std::min(map.n, panels * (crew_.index + 1) / crew_.count * k_.panel);
     }
+    const T* packed = instr.kind == InstrKind::kGemm ? shared_.packed[instr.id] : nullptr;
     for (int64_t g = 0; g < map.groups; ++g) {
       if (g > 0) {
+        if (packed) packed += packed_size(k_.panel, map.k, map.n);
         for (int64_t i = 0; i < rows; ++i) {
           if (worker_.a_rows[i] != shared_.zeros) worker_.a_rows[i] += map.k;
           worker_.out_rows[i] += map.n;
@@ -235,9 +232,8 @@ class Body {
       if (begin == end) continue;
       if (instr.kind == InstrKind::kGemm) {
         const T* bias = instr.bias < 0 ? nullptr : places_.vector(instr.bias) + g * map.n;
-        k_.gemm(worker_.a_rows, rows, map.k,
-                shared_.packed[instr.id] + g * packed_size(k_.panel, map.k, map.n), begin, end,
-                worker_.out_rows, bias, instr.accumulate, descending_);
+        k_.gemm(worker_.a_rows, rows, map.k, packed, begin, end, worker_.out_rows, bias,
+                instr.accumulate, descending_);
       } else {
         weight_gradient(instr, map, g, rows, begin, end);
       }
@@ -256,8 +252,7 @@ class Body {
 
   void segment(const Instr& instr, int64_t lo, int64_t hi) {
     if (lo == hi) return;
-    const int64_t width = std::max(instr.touched, plan_.tile_width);
-    const int64_t tile = std::clamp<int64_t>(kTileElements / width, 1, hi - lo);
+    const int64_t tile = std::min(instr.tile_rows, hi - lo);
     for (int64_t row = lo; row < hi; row += tile) {
       places_.place_tile(row, tile);
       const int64_t rows = std::min(tile, hi - row);
@@ -359,23 +354,22 @@ class Body {
 template <class T>
 void run_plan(const Plan& plan, const Call& call) {
   static thread_local Scratches scratches;
-  Shared<T> shared{plan, call, kernels<T>(), {}, {}, nullptr, 1};
+  static thread_local Roster<T> roster;
+  std::vector<Team<T>>& teams = roster.teams;
+  std::vector<Worker<T>>& workers = roster.workers;
+  Shared<T> shared{plan, call, kernels<T>(), roster.consts, roster.packed, nullptr, 1};
   shared.consts.assign(plan.consts.begin(), plan.consts.end());
 
   int64_t loop_bytes = 0;
   for (const Instr& instr : plan.phases[kLoop]) {
     if (instr.kind == InstrKind::kGemm) loop_bytes += bytes_of<T>(plan.maps[instr.id]);
   }
-  int64_t gradient_bytes = 0;
-  for (const Map& m : plan.outers) gradient_bytes += bytes_of<T>(m);
   const auto [n_teams, members, relay] = divide(plan, call, loop_bytes);
   shared.threads = static_cast<int>(n_teams * members);
-  const bool keeps = std::any_of(plan.streams.begin(), plan.streams.end(),
-                                 [](const Stream& s) { return s.kept; });
   const bool chunked = !plan.phases[kPre].empty() || !plan.phases[kPost].empty();
   const std::vector<int64_t> bounds = divide_rows(call, n_teams);
-  std::vector<Team<T>> teams(static_cast<size_t>(n_teams));
-  std::vector<Worker<T>> workers(static_cast<size_t>(shared.threads));
+  teams.resize(static_cast<size_t>(n_teams));
+  workers.resize(static_cast<size_t>(shared.threads));
   for (int64_t t = 0; t < n_teams; ++t) {
     Team<T>& team = teams[t];
     team.begin = bounds[t];
@@ -384,18 +378,18 @@ void run_plan(const Plan& plan, const Call& call) {
     team.relay = relay;
     team.chunk_steps = std::max<int64_t>(1, call.steps);
     if (chunked && team.rows > 0) {
-      const bool large = gradient_bytes > kLargeBytes || (!plan.backward && !keeps);
-      const int64_t wanted = relay ? kRelayRows : large ? kChunkRowsLarge : kChunkRows;
+      const int64_t wanted = relay ? kRelayRows : chunk_rows<T>(plan);
       const int64_t steps = (wanted + team.rows - 1) / team.rows;
       const int64_t most = relay ? (team.chunk_steps + 1) / 2 : team.chunk_steps;
       team.chunk_steps = std::clamp<int64_t>(steps, 1, most);
     }
     team.chunk_rows = team.rows * team.chunk_steps;
-    if (members > 1) team.barrier = std::make_unique<Barrier>(team.members);
-    if (relay && members > 2) team.helpers = std::make_unique<Barrier>(team.members - 1);
+    team.barrier.reset(members > 1 ? new Barrier(team.members) : nullptr);
+    team.helpers.reset(relay && members > 2 ? new Barrier(team.members - 1) : nullptr);
     for (int64_t m = 0; m < members; ++m) {
       Worker<T>& worker = workers[t * members + m];
       worker.team = &team;
+      worker.index = static_cast<int>(t * members + m);
       worker.member = static_cast<int>(m);
     }
   }
@@ -409,7 +403,7 @@ void run_plan(const Plan& plan, const Call& call) {
   Barrier all(shared.threads);
   parallel(shared.threads, static_cast<int>(call.threads), [&](int w) {
     const FlushDenormals flush;
-    pack_maps(shared, w);
+    pack_maps(shared, workers[w]);
     if (shared.threads > 1) all.wait();
     Body<T>(shared, workers[w]).run();
     padding.clear();

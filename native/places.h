@@ -88,6 +88,9 @@ class Places {
 
   // Buffers of a tile of so many rows that begins at `row`.
   void place_tile(int64_t row, int64_t rows) {
+    if (row == tile_row_ && rows == tile_rows_) return;
+    tile_row_ = row;
+    tile_rows_ = rows;
     for (int32_t slot : plan_.tile_slots) {
       slots_[slot].base = worker_.tile + plan_.tile_begin[plan_.slots[slot].id] * rows;
       slots_[slot].first = row;
@@ -226,6 +229,7 @@ class Places {
   const Team<T>& team_;
   int64_t first_ = 0;  // the chunk's first step
   std::vector<int64_t> local_;  // by step of the chunk: its first row in the chunk's buffers
+  int64_t tile_row_ = -1, tile_rows_ = 0;  // the tile that was placed last
   std::vector<Rows<T>> slots_;  // where the operands of segments are now
 };
 

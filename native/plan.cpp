@@ -156,7 +156,10 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
         give_slot(plan, instr.a);
         give_slot(plan, instr.out);
       }
-      if (instr.kind == InstrKind::kGemm) add_result(plan, instr.out);
+      if (instr.kind == InstrKind::kGemm) {
+        add_result(plan, instr.out);
+        plan.maps[instr.id].in_loop |= phase == kLoop;
+      }
       for (SegmentOp& op : instr.ops) {
         instr.touched += op.cols;
         for (int i = 0; i < op.n_src; ++i) {
@@ -167,6 +170,8 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
         if (op.dst.space == Space::kStream) add_once(plan.segment_writes[phase], op.dst.id);
         add_result(plan, op.dst);
       }
+      const int64_t width = std::max(instr.touched, plan.tile_width);
+      instr.tile_rows = std::max<int64_t>(kTileElements / width, 1);
       plan.work[phase] += work_of(plan, instr);
     }
     for (int32_t id : reads) plan.segment_opens[phase].push_back({id, true});

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -29,6 +30,10 @@ struct Operand {
   int32_t slot = -1;  // derived: where its rows are found (Plan::slots)
 };
 
+// Elements of all values of a segment's tile. From 2,048 to 65,536 an LSTM differs by 3 %; a
+// layer-norm LSTM, of more values, takes 2 to 7 % less with 65,536 than with 16,384.
+inline constexpr int64_t kTileElements = 65536;
+
 // What operands lie in: all fields of one space and id.
 struct Slot {
   Space space;
@@ -50,6 +55,7 @@ struct Stream {
 struct Map {
   int64_t k, n;  // of one block
   int64_t groups;
+  bool in_loop = false;  // derived: of the loop's products
 };
 
 // Codes from kGroupCode on are not pointwise.
@@ -91,6 +97,7 @@ struct Instr {
   bool accumulate = false;
   std::vector<SegmentOp> ops;
   int64_t touched = 1;  // derived: elements of a row that the segment's operations write
+  int64_t tile_rows = 1;  // derived: of a segment's tile, at most
 };
 
 enum : int { kPre = 0, kLoop = 1, kPost = 2 };
@@ -172,6 +179,27 @@ struct Call {
   // For tests: fill scratch memory with NaN first; divide the work like this however small it is.
   bool poison = false;
   Division division = Division::kAuto;
+
+  // As new, but for the memory of the vectors.
+  void clear() {
+    Call blank;
+    const auto keep = [](auto& mine, auto& other) {
+      mine.clear();
+      mine.swap(other);
+    };
+    keep(active, blank.active);
+    keep(offset, blank.offset);
+    keep(length, blank.length);
+    keep(order, blank.order);
+    keep(streams, blank.streams);
+    keep(carry_init, blank.carry_init);
+    keep(carry_final, blank.carry_final);
+    keep(vectors, blank.vectors);
+    keep(maps, blank.maps);
+    keep(sums, blank.sums);
+    keep(outers, blank.outers);
+    *this = std::move(blank);
+  }
 };
 
 }  // namespace ostinato

@@ -7,6 +7,8 @@
 #include <memory>
 #include <vector>
 
+#include "cache.h"
+#include "division.h"
 #include "kernels.h"
 #include "plan.h"
 #include "pool.h"
@@ -14,17 +16,13 @@
 
 namespace ostinato {
 
-// Elements of all values of a segment's tile. From 2,048 to 65,536 an LSTM differs by 3 %; a
-// layer-norm LSTM, of more values, takes 2 to 7 % less with 65,536 than with 16,384.
-inline constexpr int64_t kTileElements = 65536;
-
 template <class T>
 struct Shared {  // by all threads of the call
   const Plan& plan;
   const Call& call;
   const Kernels<T>& kernels;
-  std::vector<T> consts;
-  std::vector<T*> packed;  // by map
+  std::vector<T>& consts;
+  std::vector<T*>& packed;  // by map
   T* zeros = nullptr;  // as wide as the widest stream
   int threads = 1;
 };
@@ -47,13 +45,24 @@ struct Team {
 template <class T>
 struct Worker {
   Team<T>* team = nullptr;
-  int member = 0;
+  int index = 0;  // among the call's threads
+  int member = 0;  // of the team
   T* tile = nullptr;
   std::vector<T*> stream_scratch;
   std::vector<T*> sums;
   const T** a_rows = nullptr;
   T** out_rows = nullptr;
   T* outer_scratch = nullptr;
+};
+
+// The vectors of a call, which the calling thread keeps for its next one: in a small call making them
+// shows. Each is filled anew.
+template <class T>
+struct Roster {
+  std::vector<T> consts;
+  std::vector<T*> packed;
+  std::vector<Team<T>> teams;
+  std::vector<Worker<T>> workers;
 };
 
 // Bounds of teams that each take rows up to a cost of `limit`; fewer than `teams` + 1 if they can't
@@ -99,15 +108,46 @@ int64_t bytes_of(const Map& m) {
   return m.groups * m.k * m.n * static_cast<int64_t>(sizeof(T));
 }
 
+// Rows of hoisted and deferred products, outside of a relay. LSTM, one thread. On a core with 2 MiB
+// of level-2 cache, H = 128 and 256: 128 rows 129 and 134 GFLOP/s, 256 rows 126 and 123, 1024 rows
+// 120 and 121; where nothing is kept for backward 256 rows take 0.92 to 0.98 of 128 rows' time from
+// H = 256 on and 0.95 to 1.02 below. With 1 MiB they take 1.00 to 1.03 of it, and at H = 512 32 rows
+// 0.96 to 0.98: there the chunk's buffers had better take no more than a part of the cache. Where the
+// weight gradients don't fit into it, each chunk reads and writes them again, and 128 rows lose (105
+// GFLOP/s against 114 at H = 512).
+inline constexpr int64_t kChunkRows = 128, kChunkRowsLarge = 256, kChunkRowsLeast = 32;
+
 template <class T>
-void pack_maps(const Shared<T>& shared, int worker) {
+int64_t chunk_rows(const Plan& plan) {
+  int64_t gradient_bytes = 0, row_bytes = 1;
+  for (const Map& m : plan.outers) gradient_bytes += bytes_of<T>(m);
+  for (int64_t width : plan.chunk) row_bytes += width * static_cast<int64_t>(sizeof(T));
+  const bool roomy = level2_bytes() >= int64_t{2} << 20;
+  const bool keeps = std::any_of(plan.streams.begin(), plan.streams.end(),
+                                 [](const Stream& s) { return s.kept; });
+  if (gradient_bytes > kLargeBytes || (roomy && !plan.backward && !keeps)) return kChunkRowsLarge;
+  if (roomy) return kChunkRows;
+  return std::clamp(level2_bytes() / 4 / row_bytes, kChunkRowsLeast, kChunkRows);
+}
+
+// In a relay, where there are at least two chunks: each is another barrier, and another sum to the
+// weight gradients. 64 rows take 0.79 of one thread's time, 32 rows 0.82 (LSTM, one row, H = 64).
+inline constexpr int64_t kRelayRows = 64;
+
+// Divided among all threads; but of a relay's maps those of the loop are member 0's alone, who is the
+// only one to read them.
+template <class T>
+void pack_maps(const Shared<T>& shared, const Worker<T>& worker) {
   const int64_t panel = shared.kernels.panel;
   for (size_t i = 0; i < shared.plan.maps.size(); ++i) {
     const Map& m = shared.plan.maps[i];
     const MatrixArg& arg = shared.call.maps[i];
     const int64_t panels = (m.n + panel - 1) / panel;
-    const int64_t begin = panels * worker / shared.threads * panel;
-    const int64_t end = std::min(m.n, panels * (worker + 1) / shared.threads * panel);
+    const bool own = worker.team->relay && m.in_loop;
+    if (own && worker.member != 0) continue;
+    const int64_t index = own ? 0 : worker.index, count = own ? 1 : shared.threads;
+    const int64_t begin = panels * index / count * panel;
+    const int64_t end = std::min(m.n, panels * (index + 1) / count * panel);
     if (begin >= end) continue;
     for (int64_t g = 0; g < m.groups; ++g) {
       shared.kernels.pack(shared.packed[i] + g * packed_size(panel, m.k, m.n) + begin * m.k,
