@@ -64,6 +64,7 @@ def compare_revisions(options: argparse.Namespace) -> dict[str, Any]:
         "versions": measure.versions(),
         "machine": measure.machine(),
         "quick": options.quick,
+        "awake": options.awake,
         "records": [],
     }
     with built(commit) as tree:

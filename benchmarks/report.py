@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: What stands between such marks in a page is written by ``table --write``.
 _MARKED = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end measured -->)", re.DOTALL)
 
+_AWAKE = "- CPUs kept awake (`--awake`)"
+
 
 def merged(many: list[dict[str, Any]]) -> dict[str, Any]:
     """Runs as one: a later file's suite on so many threads replaces an earlier one's.
@@ -72,7 +74,7 @@ def conditions(results: dict[str, Any]) -> str:
                 f"{_round_trips(limits)}{_undisturbed(results, limits)}"
             )
     if results.get("awake"):
-        lines.append("- CPUs kept awake (`--awake`)")
+        lines.append(_AWAKE)
     if results["quick"]:
         lines.append("- a quick run: small problems, no figures to quote")
     if results["load"] > 0.5:
@@ -262,4 +264,5 @@ def comparison(results: dict[str, Any]) -> str:
             [*row, _cell(base), _cell(this), f"{times:.3f}x", "" if apart else "within spread"]
         )
     head = ["problem", "threads", f"{results['base'][:12]}, ms", "this, ms", "speed-up", ""]
-    return table(head, body)
+    told = table(head, body)
+    return f"{told}\n\n{_AWAKE}" if results.get("awake") else told

@@ -378,7 +378,7 @@ void run_plan(const Plan& plan, const Call& call) {
     team.relay = relay;
     team.chunk_steps = std::max<int64_t>(1, call.steps);
     if (chunked && team.rows > 0) {
-      const int64_t wanted = relay ? kRelayRows : chunk_rows<T>(plan);
+      const int64_t wanted = relay || team.rows == 1 ? kFewRows : chunk_rows<T>(plan);
       const int64_t steps = (wanted + team.rows - 1) / team.rows;
       const int64_t most = relay ? (team.chunk_steps + 1) / 2 : team.chunk_steps;
       team.chunk_steps = std::clamp<int64_t>(steps, 1, most);

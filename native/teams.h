@@ -108,7 +108,7 @@ int64_t bytes_of(const Map& m) {
   return m.groups * m.k * m.n * static_cast<int64_t>(sizeof(T));
 }
 
-// Rows of hoisted and deferred products, outside of a relay. LSTM, one thread. On a core with 2 MiB
+// Rows of hoisted and deferred products of many rows. LSTM, one thread. On a core with 2 MiB
 // of level-2 cache, H = 128 and 256: 128 rows 129 and 134 GFLOP/s, 256 rows 126 and 123, 1024 rows
 // 120 and 121; where nothing is kept for backward 256 rows take 0.92 to 0.98 of 128 rows' time from
 // H = 256 on and 0.95 to 1.02 below. With 1 MiB they take 1.00 to 1.03 of it, and at H = 512 32 rows
@@ -131,8 +131,9 @@ int64_t chunk_rows(const Plan& plan) {
 }
 
 // In a relay, where there are at least two chunks: each is another barrier, and another sum to the
-// weight gradients. 64 rows take 0.79 of one thread's time, 32 rows 0.82 (LSTM, one row, H = 64).
-inline constexpr int64_t kRelayRows = 64;
+// weight gradients. 64 rows take 0.79 of one thread's time, 32 rows 0.82 (LSTM, one row, H = 64). One
+// row on one thread takes 0.97 to 1.01 of the time that it takes with 128.
+inline constexpr int64_t kFewRows = 64;
 
 // Divided among all threads; but of a relay's maps those of the loop are member 0's alone, who is the
 // only one to read them.

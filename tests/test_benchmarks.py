@@ -484,9 +484,12 @@ def test_comparisons_say_what_is_within_the_spread() -> None:
     base = {"status": "ok", "median_s": 2e-3, "low_s": 1.9e-3, "high_s": 2.1e-3}
     this = {"status": "ok", "median_s": 1e-3, "low_s": 0.9e-3, "high_s": 1.1e-3}
     record = {"name": "p", "threads": 1, "status": "ok", "note": "", "base": base, "this": this}
-    told = report.comparison({"base": "0123456789abcdef", "records": [record]})
+    results = {"base": "0123456789abcdef", "records": [record], "awake": False}
+    told = report.comparison(results)
     assert "2.000x" in told
     assert "within spread" not in told
+    assert "awake" not in told
+    assert "awake" in report.comparison({**results, "awake": True})
     close = {**record, "this": {**this, "high_s": 2e-3}}
     assert "within spread" in report.comparison({"base": "0123", "records": [close]})
 
