@@ -113,7 +113,7 @@ def test_table() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("op", sorted(TABLE))
 def test_sizes(op: str, dtype: str, isa: str, rng: np.random.Generator) -> None:
-    """Every size around the vector's width and its half, few rows and many; nothing else written."""
+    """Every size around a vector and its half, few rows and many; nothing else is written."""
     v = _width(dtype, isa)
     for cols in (0, 1, v // 2, v - 1, v, v + 1, v + v // 2, 2 * v + 3, 4 * v, 5 * v + 1):
         for rows in (0, 1, 3, 9):
