@@ -154,7 +154,8 @@ void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n
   // at H = 32 1.06, at 256 1.02.
   const int64_t panel_bytes = k * panel * static_cast<int64_t>(sizeof(T));
   const bool half_of_level1 = panel_bytes > kLevel1 / 3 && panel_bytes <= kLevel1 / 2;
-  const bool few = rows <= 2 && !(half_of_level1 && n_end - n_begin > 2 * panel);
+  const bool one = kVectors >= 4 && half_of_level1 && n_end - n_begin > 2 * panel;
+  const bool few = rows <= 2 && !one;
   const int64_t stride = few ? 2 * panel : panel;
   const int64_t panels = (n_end - n_begin + panel - 1) / panel;
   const int64_t count = few ? (panels + 1) / 2 : panels;

@@ -135,8 +135,8 @@ int64_t chunk_rows(const Plan& plan) {
 // row on one thread takes 0.97 to 1.01 of the time that it takes with 128.
 inline constexpr int64_t kFewRows = 64;
 
-// Divided among all threads; but of a relay's maps those of the loop are member 0's alone, who is the
-// only one to read them.
+// Divided among all threads; but of a relay's maps those of the loop are for those who run it, the
+// first members of the teams, since nobody else reads them.
 template <class T>
 void pack_maps(const Shared<T>& shared, const Worker<T>& worker) {
   const int64_t panel = shared.kernels.panel;
@@ -144,9 +144,9 @@ void pack_maps(const Shared<T>& shared, const Worker<T>& worker) {
     const Map& m = shared.plan.maps[i];
     const MatrixArg& arg = shared.call.maps[i];
     const int64_t panels = (m.n + panel - 1) / panel;
-    const bool own = worker.team->relay && m.in_loop;
-    if (own && worker.member != 0) continue;
-    const int64_t index = own ? 0 : worker.index, count = own ? 1 : shared.threads;
+    const int64_t each = worker.team->relay && m.in_loop ? worker.team->members : 1;
+    if (worker.index % each != 0) continue;
+    const int64_t index = worker.index / each, count = shared.threads / each;
     const int64_t begin = panels * index / count * panel;
     const int64_t end = std::min(m.n, panels * (index + 1) / count * panel);
     if (begin >= end) continue;

@@ -153,6 +153,15 @@ def test_few_rows_on_two_threads_give_the_bits_of_one() -> None:
     assert torch.equal(run(cell, x, {}, {}, "native").output, alone.output)
 
 
+def test_two_relays_side_by_side() -> None:
+    """Four threads and eight rows, whose division by size is two teams that each run a relay."""
+    cell = randomise(cells.LSTM(64, 64, dtype=torch.float64))
+    x = random_input(128, 8, 64)
+    want = run(cell, x, {}, {}, "eager")
+    divide(4, "")
+    assert_same_run(run(cell, x, {}, {}, "native"), want, times=10)
+
+
 def test_an_unknown_division_is_refused() -> None:
     with pytest.raises(ValueError, match="no such division: rings"):
         _native.set_testing(divide="rings")
