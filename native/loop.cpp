@@ -367,6 +367,7 @@ void run_plan(const Plan& plan, const Call& call) {
   const auto [n_teams, members, relay] = divide(plan, call, loop_bytes);
   shared.threads = static_cast<int>(n_teams * members);
   const bool chunked = !plan.phases[kPre].empty() || !plan.phases[kPost].empty();
+  const int64_t many = chunk_rows<T>(plan);
   const std::vector<int64_t> bounds = divide_rows(call, n_teams);
   teams.resize(static_cast<size_t>(n_teams));
   workers.resize(static_cast<size_t>(shared.threads));
@@ -378,7 +379,7 @@ void run_plan(const Plan& plan, const Call& call) {
     team.relay = relay;
     team.chunk_steps = std::max<int64_t>(1, call.steps);
     if (chunked && team.rows > 0) {
-      const int64_t wanted = relay || team.rows == 1 ? kFewRows : chunk_rows<T>(plan);
+      const int64_t wanted = relay || team.rows == 1 ? kFewRows : many;
       const int64_t steps = (wanted + team.rows - 1) / team.rows;
       const int64_t most = relay ? (team.chunk_steps + 1) / 2 : team.chunk_steps;
       team.chunk_steps = std::clamp<int64_t>(steps, 1, most);

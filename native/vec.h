@@ -155,45 +155,39 @@ OSTINATO_INLINE void store(double* p, VecD v, int64_t n) {
 #if defined(__AVX512DQ__) && defined(__AVX512VL__)
 inline constexpr bool kHalves = true;
 
-template <bool Whole>
-OSTINATO_INLINE VecF load_halves(const float* p, const float* q, int64_t n) {
+// One half, whatever its elements.
+template <bool Whole, class T>
+OSTINATO_INLINE __m256d load_half(const T* p, int64_t n) {
   const auto mask = (__mmask8)((1u << n) - 1u);
-  const __m256 low = Whole ? _mm256_loadu_ps(p) : _mm256_maskz_loadu_ps(mask, p);
-  const __m256 high = Whole ? _mm256_loadu_ps(q) : _mm256_maskz_loadu_ps(mask, q);
-  return (VecF)_mm512_maskz_insertf32x8(0xffff, _mm512_castps256_ps512(low), high, 1);
-}
-template <bool Whole>
-OSTINATO_INLINE VecD load_halves(const double* p, const double* q, int64_t n) {
-  const auto mask = (__mmask8)((1u << n) - 1u);
-  const __m256d low = Whole ? _mm256_loadu_pd(p) : _mm256_maskz_loadu_pd(mask, p);
-  const __m256d high = Whole ? _mm256_loadu_pd(q) : _mm256_maskz_loadu_pd(mask, q);
-  return (VecD)_mm512_maskz_insertf64x4(0xff, _mm512_castpd256_pd512(low), high, 1);
-}
-template <bool Whole>
-OSTINATO_INLINE void store_halves(float* p, float* q, VecF v, int64_t n) {
-  const auto mask = (__mmask8)((1u << n) - 1u);
-  const __m256 low = _mm512_maskz_extractf32x8_ps(0xff, (__m512)v, 0);
-  const __m256 high = _mm512_maskz_extractf32x8_ps(0xff, (__m512)v, 1);
   if constexpr (Whole) {
-    _mm256_storeu_ps(p, low);
-    _mm256_storeu_ps(q, high);
+    return _mm256_loadu_pd((const double*)p);
+  } else if constexpr (sizeof(T) == 4) {
+    return (__m256d)_mm256_maskz_loadu_ps(mask, p);
   } else {
-    _mm256_mask_storeu_ps(p, mask, low);
-    _mm256_mask_storeu_ps(q, mask, high);
+    return _mm256_maskz_loadu_pd(mask, p);
   }
 }
-template <bool Whole>
-OSTINATO_INLINE void store_halves(double* p, double* q, VecD v, int64_t n) {
+template <bool Whole, class T>
+OSTINATO_INLINE void store_half(T* p, __m256d v, int64_t n) {
   const auto mask = (__mmask8)((1u << n) - 1u);
-  const __m256d low = _mm512_maskz_extractf64x4_pd(0xf, (__m512d)v, 0);
-  const __m256d high = _mm512_maskz_extractf64x4_pd(0xf, (__m512d)v, 1);
   if constexpr (Whole) {
-    _mm256_storeu_pd(p, low);
-    _mm256_storeu_pd(q, high);
+    _mm256_storeu_pd((double*)p, v);
+  } else if constexpr (sizeof(T) == 4) {
+    _mm256_mask_storeu_ps(p, mask, (__m256)v);
   } else {
-    _mm256_mask_storeu_pd(p, mask, low);
-    _mm256_mask_storeu_pd(q, mask, high);
+    _mm256_mask_storeu_pd(p, mask, v);
   }
+}
+
+template <bool Whole, class T>
+OSTINATO_INLINE VecOf<T> load_halves(const T* p, const T* q, int64_t n) {
+  const __m512d low = _mm512_castpd256_pd512(load_half<Whole>(p, n));
+  return (VecOf<T>)_mm512_maskz_insertf64x4(0xff, low, load_half<Whole>(q, n), 1);
+}
+template <bool Whole, class T>
+OSTINATO_INLINE void store_halves(T* p, T* q, VecOf<T> v, int64_t n) {
+  store_half<Whole>(p, _mm512_maskz_extractf64x4_pd(0xf, (__m512d)v, 0), n);
+  store_half<Whole>(q, _mm512_maskz_extractf64x4_pd(0xf, (__m512d)v, 1), n);
 }
 #else
 inline constexpr bool kHalves = false;
