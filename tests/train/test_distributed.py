@@ -82,6 +82,11 @@ def test_messages(results: list[dict[str, Any]]) -> None:
         assert result["gathered"] == ["from 0", "from the 1"]
 
 
+def test_no_message_is_kept(results: list[dict[str, Any]]) -> None:
+    """A message that one of gloo's threads drops while Python shuts down aborts the process."""
+    assert [result["kept"] for result in results] == [0, 0]
+
+
 # ---- one process
 
 

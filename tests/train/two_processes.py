@@ -12,16 +12,25 @@ import json
 import os
 import signal
 import sys
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
+import torch.utils._pytree as pytree
+from torch import Tensor
 
 torch.set_num_threads(1)
 
 from ostinato.errors import ModelError  # noqa: E402
 from ostinato.train import Callback, Processes, Run, StepInfo, directory  # noqa: E402
 from small_runs import KINDS, Losses, digest, train  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class InterruptAt(Callback):
@@ -37,6 +46,31 @@ class InterruptAt(Callback):
 
 def full_disk(path: Path, data: bytes) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def messages_kept(processes: Processes) -> int:
+    """How many of 2,000 messages live on once they have arrived."""
+    sent: list[weakref.ref[Tensor]] = []
+
+    def recorded(send: Callable[..., None]) -> Callable[..., None]:
+        def record(*arguments: Tensor | list[Tensor] | int) -> None:
+            tensors = [t for t in pytree.tree_leaves(arguments) if isinstance(t, Tensor)]
+            sent.extend(weakref.ref(t) for t in tensors)
+            send(*arguments)
+
+        return record
+
+    kept = 0
+    with ExitStack() as stack:
+        for name in ("all_reduce", "all_gather", "broadcast"):
+            stack.enter_context(patch.object(dist, name, recorded(getattr(dist, name))))
+        for _ in range(500):
+            processes.barrier()
+            assert processes.gather(b"") == [b"", b""]
+            processes.from_main(b"x")
+            kept += sum(message() is not None for message in sent)
+            sent.clear()
+    return kept
 
 
 def main(folder: Path) -> None:
@@ -75,6 +109,7 @@ def main(folder: Path) -> None:
     result["gathered"] = [
         d.decode() for d in processes.gather(f"from {'the ' * rank}{rank}".encode())
     ]
+    result["kept"] = messages_kept(processes)
     (folder / f"rank-{rank}.json").write_text(json.dumps(result))
     processes.barrier()
     processes.close()

@@ -15,6 +15,7 @@ from ostinato.cli.usage import UsageError
 if TYPE_CHECKING:
     from ostinato.tasks.config import TrainConfig
     from ostinato.tasks.run import TrainResult
+    from ostinato.train import Callback, Processes
 
 SUMMARY = "train a model: classify, tag, lm or forecast"
 
@@ -59,13 +60,22 @@ def run(args: argparse.Namespace) -> int:
     from ostinato.cli.options import config_from
 
     config = config_from(args)
-    from ostinato.cli.progress import progress_for
-    from ostinato.tasks import run as tasks_run
-    from ostinato.train import Callback, Processes
+    from ostinato.train import Processes
 
     if args.resume and args.config is None:
         config = _unfinished(config, args) or config
     processes = Processes.from_environment()
+    status = _train(args, config, processes, begin)
+    processes.close()
+    return status
+
+
+def _train(
+    args: argparse.Namespace, config: TrainConfig, processes: Processes, begin: float
+) -> int:
+    from ostinato.cli.progress import progress_for
+    from ostinato.tasks import run as tasks_run
+
     progress = progress_for("tokens" if config.task in ("lm", "tag") else "time steps")
     callbacks: list[Callback] = [progress]
     if config.log == "tensorboard":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,11 @@ from ostinato.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+# Seconds; it takes microseconds. A tool that records messages, and so keeps them, mustn't stop the
+# training.
+_PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,11 @@ class Processes:
         """Each value summed over the processes, in float64; all get the same."""
         if self.world == 1:
             return [float(v) for v in values]
-        message = torch.tensor(list(values), dtype=torch.float64, device=self.device)
-        dist.all_reduce(message)
-        return [float(v) for v in message.tolist()]
+        messages = [torch.tensor(list(values), dtype=torch.float64, device=self.device)]
+        dist.all_reduce(messages[0])
+        sums = [float(v) for v in messages[0].tolist()]
+        _let_go(messages)
+        return sums
 
     def mean(self, values: Sequence[float], weight: float = 1.0) -> list[float]:
         """Each value's mean over the processes, weighted by each process's ``weight``."""
@@ -94,16 +103,20 @@ class Processes:
         """Each process's ``data``, in order of rank, on all processes."""
         if self.world == 1:
             return [data]
-        mine = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
         sizes = [
             int(n)
             for n in self.total([len(data) if r == self.rank else 0 for r in range(self.world)])
         ]
-        padded = mine.new_zeros(max(sizes))
-        padded[: len(data)] = mine
-        received = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(received, padded)
-        return [t[:n].cpu().numpy().tobytes() for t, n in zip(received, sizes, strict=True)]
+        padded = bytearray(data.ljust(max(1, *sizes), b"\0"))
+        messages = [torch.frombuffer(padded, dtype=torch.uint8).to(self.device)]
+        messages += [torch.empty_like(messages[0]) for _ in sizes]
+        dist.all_gather(messages[1:], messages[0])
+        gathered = [
+            message[:size].cpu().numpy().tobytes()
+            for message, size in zip(messages[1:], sizes, strict=True)
+        ]
+        _let_go(messages)
+        return gathered
 
     def from_main(self, data: bytes) -> bytes:
         """The main process's ``data``."""
@@ -113,11 +126,13 @@ class Processes:
         if not size:
             return b""
         if self.is_main:
-            message = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+            messages = [torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)]
         else:
-            message = torch.empty(int(size), dtype=torch.uint8, device=self.device)
-        dist.broadcast(message, 0)
-        return message.cpu().numpy().tobytes()
+            messages = [torch.empty(int(size), dtype=torch.uint8, device=self.device)]
+        dist.broadcast(messages[0], 0)
+        received = messages[0].cpu().numpy().tobytes()
+        _let_go(messages)
+        return received
 
     def text_from_main(self, text: str) -> str:
         """The main process's ``text``."""
@@ -160,6 +175,21 @@ class Processes:
         if self.world == 1:
             return loss
         return loss * (terms * self.world / all_terms)
+
+
+def _let_go(messages: list[Tensor]) -> None:
+    """Empties ``messages``, and waits until gloo's threads no longer hold what was in it.
+
+    They may hold a message for a moment after it has arrived. One that outlives the caller's
+    variables is dropped under the interpreter's lock, and the thread that waits for the lock while
+    the interpreter shuts down aborts the process: a script that ended right after its last message
+    failed now and then.
+    """
+    held = [weakref.ref(message) for message in messages if message.device.type == "cpu"]
+    messages.clear()
+    patience = time.monotonic() + _PATIENCE
+    while any(message() is not None for message in held) and time.monotonic() < patience:
+        time.sleep(0)
 
 
 def communication_seconds(
