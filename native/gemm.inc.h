@@ -120,27 +120,72 @@ inline constexpr int64_t kInnerBlock = 512;
 // Bytes of the smallest first-level cache that processors with wide vectors have.
 inline constexpr int64_t kLevel1 = int64_t{32} << 10;
 
-// All rows, for the columns of one panel.
+// What a product is of. Read once and written into a tile's description field by field: a copy of
+// that would wait for the stores before it.
 template <class T>
-void gemm_panel(GemmTile<T> t, int64_t rows, int64_t k, int64_t width) {
+struct Product {
+  const T* const* a;
+  int64_t rows;
+  int64_t k;
+  const T* packed;
+  T* const* out;
+  const T* bias;
+  bool accumulate;
+};
+
+// All rows, for the `width` columns of the panel that begins at `column`.
+template <class T>
+void gemm_panel(const Product<T>& p, int64_t column, int64_t width) {
   constexpr int64_t W = Vec<T>::width;
-  const T* const* const a = t.a;
-  T* const* const out = t.out;
   const int64_t vectors = (width + W - 1) / W;
+  GemmTile<T> t;
+  t.k_begin = 0;
+  t.packed = p.packed + column * p.k;
+  t.column = column;
+  t.bias = p.bias;
+  t.accumulate = p.accumulate;
   t.last = width - (vectors - 1) * W;
-  const Split tiles(rows, max_height(vectors));
+  const Split tiles(p.rows, max_height(vectors));
+  const auto& fn = kGemmTiles<T>.fn[vectors - 1];
   do {
-    t.k = smaller(kInnerBlock, k - t.k_begin);
-    for (int64_t first = 0, i = 0; i < tiles.count; first += tiles.height(i++)) {
-      t.a = a + first;
-      t.out = out + first;
-      kGemmTiles<T>.fn[vectors - 1][tiles.height(i) - 1](t);
+    t.k = smaller(kInnerBlock, p.k - t.k_begin);
+    t.a = p.a;
+    t.out = p.out;
+    for (int64_t i = 0; i < tiles.count; ++i) {
+      const int64_t height = tiles.height(i);
+      fn[height - 1](t);
+      t.a += height;
+      t.out += height;
     }
     t.packed += t.k * kPanel<T>;
     t.k_begin += t.k;
     t.bias = nullptr;
     t.accumulate = true;
-  } while (t.k_begin < k);
+  } while (t.k_begin < p.k);
+}
+
+// H rows, `count` times the columns of P whole panels, from n_begin on or, descending, back to there.
+// In one function, since what a call costs shows beside so small a product.
+template <class T, int H, int P>
+void gemm_few_rows(const Product<T>& p, int64_t n_begin, int64_t count, bool descending) {
+  constexpr int64_t stride = P * kPanel<T>;
+  GemmTile<T> t;
+  t.a = p.a;
+  t.k_begin = 0;
+  t.k = p.k;
+  t.panel_step = kPanel<T> * p.k;
+  t.out = p.out;
+  t.bias = p.bias;
+  t.accumulate = p.accumulate;
+  t.last = Vec<T>::width;
+  t.column = n_begin + (descending ? (count - 1) * stride : 0);
+  t.packed = p.packed + t.column * p.k;
+  const int64_t step = descending ? -stride : stride, packed_step = step * p.k;
+  for (int64_t i = 0; i < count; ++i) {
+    gemm_tile_of<T, H, kVectors, P, true>(t);
+    t.column += step;
+    t.packed += packed_step;
+  }
 }
 
 template <class T>
@@ -148,31 +193,32 @@ void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n
           int64_t n_end, T* const* out, const T* bias, bool accumulate, bool descending) {
   constexpr int64_t panel = kPanel<T>;
   if (rows <= 0) return;
-  // One or two rows keep too few sums in flight with one panel: two at once. But of a map that a small
-  // first-level cache doesn't hold, two panels may just fill that, and then going back and forth finds
-  // little of them there: LSTM, one row, H = 64, inference, takes 0.97 of the time with one at a time;
-  // at H = 32 1.06, at 256 1.02.
-  const int64_t panel_bytes = k * panel * static_cast<int64_t>(sizeof(T));
-  const bool half_of_level1 = panel_bytes > kLevel1 / 3 && panel_bytes <= kLevel1 / 2;
-  const bool one = kVectors >= 4 && half_of_level1 && n_end - n_begin > 2 * panel;
-  const bool few = rows <= 2 && !one;
-  const int64_t stride = few ? 2 * panel : panel;
-  const int64_t panels = (n_end - n_begin + panel - 1) / panel;
-  const int64_t count = few ? (panels + 1) / 2 : panels;
-  for (int64_t i = 0; i < count; ++i) {
-    int64_t j = n_begin + (descending ? count - 1 - i : i) * stride;
-    const int64_t end = smaller(n_end, j + stride);
-    const auto tile = [&] {
-      return GemmTile<T>{a,   0, k,    packed + j * k, panel * k,
-                         out, j, bias, accumulate,     Vec<T>::width};
-    };
-    if (few && end - j == stride) {
-      const auto fn = rows == 1 ? gemm_tile<T, 1, kVectors, 2> : gemm_tile<T, 2, kVectors, 2>;
-      fn(tile());
-      continue;
+  const Product<T> p{a, rows, k, packed, out, bias, accumulate};
+  if (rows > 2) {
+    const int64_t count = (n_end - n_begin + panel - 1) / panel;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t column = n_begin + (descending ? count - 1 - i : i) * panel;
+      gemm_panel(p, column, smaller(panel, n_end - column));
     }
-    for (; j < end; j += panel) gemm_panel(tile(), rows, k, smaller(panel, end - j));
+    return;
   }
+  // One or two rows keep too few sums in flight with one panel of few steps: two at once. One row
+  // takes 0.96 of the time so at H = 32 (LSTM, inference); at 64, where two panels just fill a small
+  // first-level cache, so that going back and forth finds little of them there, 1.03; from 128 on
+  // the same.
+  const bool large = k * panel * static_cast<int64_t>(sizeof(T)) > kLevel1 / 3;
+  const bool one = rows == 1 && kVectors >= 4 && large;
+  const auto fn = one         ? gemm_few_rows<T, 1, 1>
+                  : rows == 1 ? gemm_few_rows<T, 1, 2>
+                              : gemm_few_rows<T, 2, 2>;
+  const int64_t count = (n_end - n_begin) / panel / (one ? 1 : 2);
+  const int64_t rest = n_begin + count * (one ? panel : 2 * panel);
+  const auto run_rest = [&] {
+    for (int64_t j = rest; j < n_end; j += panel) gemm_panel(p, j, smaller(panel, n_end - j));
+  };
+  if (descending) run_rest();
+  if (count > 0) fn(p, n_begin, count, descending);
+  if (!descending) run_rest();
 }
 
 template <class T>
