@@ -26,63 +26,81 @@ struct GemmTile {
   int64_t last;  // elements of the last vector
 };
 
-// H rows, from `column` on V vectors in each of P panels (more than one only of whole panels). Whole:
-// so is the last vector. What is read of `t` is read before anything is stored, since a store might
-// change it for all that the compiler knows.
-template <class T, int H, int V, int P, bool Whole>
+// H rows, from `column` on V vectors in each of P panels (more than one only of whole panels). Half:
+// of the last vector no more than that is needed, which takes half as long where a core has two units
+// for halves and the two together for whole vectors. Whole: the last vector, or half, is full. What is
+// read of `t` is read before anything is stored, since a store might change it for all that the
+// compiler knows.
+template <class T, int H, int V, int P, bool Half, bool Whole>
 OSTINATO_INLINE void gemm_tile_of(const GemmTile<T>& t) {
-  constexpr int W = Vec<T>::width, N = V * P;
+  static_assert(kHalves || !Half);
+  constexpr int W = Vec<T>::width, N = V * P - Half;
   const int64_t last = t.last;
   T* const* const out = t.out;
   const int64_t column = t.column;
   const T* row[H];
   OSTINATO_UNROLLED
   for (int h = 0; h < H; ++h) row[h] = t.a[h];
-  VecOf<T> acc[H][N];
+  VecOf<T> acc[H][N + Half];  // with Half the last one isn't used
+  HalfOf<T> half[H];
+  const auto whole = [](int v) { return Half || Whole || v < N - 1; };
   OSTINATO_UNROLLED
   for (int v = 0; v < N; ++v) {
     VecOf<T> start{};
-    if (t.bias) start = load_part(t.bias + column + v * W, Whole || v < N - 1, last);
+    if (t.bias) start = load_part(t.bias + column + v * W, whole(v), last);
     OSTINATO_UNROLLED
     for (int h = 0; h < H; ++h) acc[h][v] = start;
+  }
+  if constexpr (Half) {
+    HalfOf<T> start{};
+    if (t.bias) start = load_half<Whole>(t.bias + column + N * W, last);
+    OSTINATO_UNROLLED
+    for (int h = 0; h < H; ++h) half[h] = start;
   }
   if (t.accumulate) {
     OSTINATO_UNROLLED
     for (int h = 0; h < H; ++h) {
       const T* const from = computed(out[h] + column);
       OSTINATO_UNROLLED
-      for (int v = 0; v < N; ++v) {
-        acc[h][v] = acc[h][v] + load_part(from + v * W, Whole || v < N - 1, last);
-      }
+      for (int v = 0; v < N; ++v) acc[h][v] = acc[h][v] + load_part(from + v * W, whole(v), last);
+      if constexpr (Half) half[h] = half[h] + load_half<Whole>(from + N * W, last);
     }
   }
   const T* packed = t.packed;
   const int64_t panel_step = t.panel_step, end = t.k_begin + t.k;
   for (int64_t p = t.k_begin; p < end; ++p, packed += kPanel<T>) {
-    VecOf<T> right[N];
+    VecOf<T> right[N + Half];
+    HalfOf<T> right_half;
     for (int v = 0; v < N; ++v) {
       right[v] = in_register(load(packed + v / V * panel_step + v % V * W));
     }
+    if constexpr (Half) right_half = in_register(load_half<true>(packed + N * W, 0));
     for (int h = 0; h < H; ++h) {
-      const VecOf<T> left = broadcast(row[h][p]);
-      for (int v = 0; v < N; ++v) acc[h][v] = fma(left, right[v], acc[h][v]);
+      if constexpr (N > 0) {
+        const VecOf<T> left = broadcast(row[h][p]);
+        for (int v = 0; v < N; ++v) acc[h][v] = fma(left, right[v], acc[h][v]);
+      }
+      if constexpr (Half) half[h] = fma(row[h][p] - HalfOf<T>{}, right_half, half[h]);
     }
   }
   OSTINATO_UNROLLED
   for (int h = 0; h < H; ++h) {
     T* const to = computed(out[h] + column);
     OSTINATO_UNROLLED
-    for (int v = 0; v < N; ++v) store_part(to + v * W, acc[h][v], Whole || v < N - 1, last);
+    for (int v = 0; v < N; ++v) store_part(to + v * W, acc[h][v], whole(v), last);
+    if constexpr (Half) store_half<Whole>(to + N * W, half[h], last);
   }
 }
 
-template <class T, int H, int V, int P = 1>
+template <class T, int H, int V>
 void gemm_tile(const GemmTile<T>& t) {
-  if (t.last == Vec<T>::width) {
-    gemm_tile_of<T, H, V, P, true>(t);
-  } else {
-    gemm_tile_of<T, H, V, P, false>(t);
+  constexpr int64_t W = Vec<T>::width;
+  if (t.last == W) return gemm_tile_of<T, H, V, 1, false, true>(t);
+  if constexpr (kHalves) {
+    if (t.last == W / 2) return gemm_tile_of<T, H, V, 1, true, true>(t);
+    if (t.last < W / 2) return gemm_tile_of<T, H, V, 1, true, false>(t);
   }
+  gemm_tile_of<T, H, V, 1, false, false>(t);
 }
 
 // The tile functions: fn[vectors - 1][height - 1].
@@ -182,7 +200,7 @@ void gemm_few_rows(const Product<T>& p, int64_t n_begin, int64_t count, bool des
   t.packed = p.packed + t.column * p.k;
   const int64_t step = descending ? -stride : stride, packed_step = step * p.k;
   for (int64_t i = 0; i < count; ++i) {
-    gemm_tile_of<T, H, kVectors, P, true>(t);
+    gemm_tile_of<T, H, kVectors, P, false, true>(t);
     t.column += step;
     t.packed += packed_step;
   }

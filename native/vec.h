@@ -34,13 +34,15 @@ namespace ostinato::OSTINATO_ISA_NS {
 #define OSTINATO_VEC_BYTES 16
 #endif
 
-// The vector of T: F its elements, I and U signed and unsigned integers of the same size.
+// The vector of T: F its elements, Half half as many, I and U signed and unsigned integers of the same
+// size as F's.
 template <class T>
 struct Vec;
 
 template <>
 struct Vec<float> {
   typedef float F __attribute__((vector_size(OSTINATO_VEC_BYTES)));
+  typedef float Half __attribute__((vector_size(OSTINATO_VEC_BYTES / 2)));
   typedef int32_t I __attribute__((vector_size(OSTINATO_VEC_BYTES)));
   typedef uint32_t U __attribute__((vector_size(OSTINATO_VEC_BYTES)));
   static constexpr int width = OSTINATO_VEC_BYTES / 4;
@@ -49,6 +51,7 @@ struct Vec<float> {
 template <>
 struct Vec<double> {
   typedef double F __attribute__((vector_size(OSTINATO_VEC_BYTES)));
+  typedef double Half __attribute__((vector_size(OSTINATO_VEC_BYTES / 2)));
   typedef int64_t I __attribute__((vector_size(OSTINATO_VEC_BYTES)));
   typedef uint64_t U __attribute__((vector_size(OSTINATO_VEC_BYTES)));
   static constexpr int width = OSTINATO_VEC_BYTES / 8;
@@ -58,6 +61,8 @@ template <class T>
 using VecOf = typename Vec<T>::F;
 template <class T>
 using IntOf = typename Vec<T>::I;
+template <class T>
+using HalfOf = typename Vec<T>::Half;
 
 using VecF = VecOf<float>;
 using VecD = VecOf<double>;
@@ -150,44 +155,50 @@ OSTINATO_INLINE void store(double* p, VecD v, int64_t n) {
 }
 #endif
 
-// Two rows in one vector: the first n elements of each, n <= width / 2, in a half of its own. (A
-// vector that is half empty costs as much as a full one.)
+// Halves of vectors, for rows that fill no more than that: the first n <= width / 2 elements of one, or
+// of two rows in one vector. (A vector that is half empty costs as much as a full one.)
 #if defined(__AVX512DQ__) && defined(__AVX512VL__)
 inline constexpr bool kHalves = true;
 
-// One half, whatever its elements.
 template <bool Whole, class T>
-OSTINATO_INLINE __m256d load_half(const T* p, int64_t n) {
+OSTINATO_INLINE HalfOf<T> load_half(const T* p, int64_t n) {
   const auto mask = (__mmask8)((1u << n) - 1u);
   if constexpr (Whole) {
-    return _mm256_loadu_pd((const double*)p);
+    return (HalfOf<T>)_mm256_loadu_pd((const double*)p);
   } else if constexpr (sizeof(T) == 4) {
-    return (__m256d)_mm256_maskz_loadu_ps(mask, p);
+    return (HalfOf<T>)_mm256_maskz_loadu_ps(mask, p);
   } else {
-    return _mm256_maskz_loadu_pd(mask, p);
+    return (HalfOf<T>)_mm256_maskz_loadu_pd(mask, p);
   }
 }
 template <bool Whole, class T>
-OSTINATO_INLINE void store_half(T* p, __m256d v, int64_t n) {
+OSTINATO_INLINE void store_half(T* p, HalfOf<T> v, int64_t n) {
   const auto mask = (__mmask8)((1u << n) - 1u);
   if constexpr (Whole) {
-    _mm256_storeu_pd((double*)p, v);
+    _mm256_storeu_pd((double*)p, (__m256d)v);
   } else if constexpr (sizeof(T) == 4) {
     _mm256_mask_storeu_ps(p, mask, (__m256)v);
   } else {
-    _mm256_mask_storeu_pd(p, mask, v);
+    _mm256_mask_storeu_pd(p, mask, (__m256d)v);
   }
 }
 
 template <bool Whole, class T>
 OSTINATO_INLINE VecOf<T> load_halves(const T* p, const T* q, int64_t n) {
-  const __m512d low = _mm512_castpd256_pd512(load_half<Whole>(p, n));
-  return (VecOf<T>)_mm512_maskz_insertf64x4(0xff, low, load_half<Whole>(q, n), 1);
+  const __m512d low = _mm512_castpd256_pd512((__m256d)load_half<Whole>(p, n));
+  return (VecOf<T>)_mm512_maskz_insertf64x4(0xff, low, (__m256d)load_half<Whole>(q, n), 1);
 }
 template <bool Whole, class T>
 OSTINATO_INLINE void store_halves(T* p, T* q, VecOf<T> v, int64_t n) {
-  store_half<Whole>(p, _mm512_maskz_extractf64x4_pd(0xf, (__m512d)v, 0), n);
-  store_half<Whole>(q, _mm512_maskz_extractf64x4_pd(0xf, (__m512d)v, 1), n);
+  store_half<Whole>(p, (HalfOf<T>)_mm512_maskz_extractf64x4_pd(0xf, (__m512d)v, 0), n);
+  store_half<Whole>(q, (HalfOf<T>)_mm512_maskz_extractf64x4_pd(0xf, (__m512d)v, 1), n);
+}
+
+OSTINATO_INLINE HalfOf<float> fma(HalfOf<float> a, HalfOf<float> b, HalfOf<float> c) {
+  return (HalfOf<float>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+OSTINATO_INLINE HalfOf<double> fma(HalfOf<double> a, HalfOf<double> b, HalfOf<double> c) {
+  return (HalfOf<double>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 }
 #else
 inline constexpr bool kHalves = false;
