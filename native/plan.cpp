@@ -117,6 +117,14 @@ int64_t work_of(const Plan& plan, const Instr& instr) {
   return m.groups * m.k * m.n;
 }
 
+// Elements of one row that lie in the chunk's buffers.
+int64_t crossing_of(const Plan& plan, const Instr& instr) {
+  if (instr.kind == InstrKind::kSegment) return 0;
+  const Map& m = instr.kind == InstrKind::kGemm ? plan.maps[instr.id] : plan.outers[instr.id];
+  return m.groups * ((instr.a.space == Space::kChunk ? m.k : 0) +
+                     (instr.out.space == Space::kChunk ? m.n : 0));
+}
+
 }  // namespace
 
 Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& consts) {
@@ -173,6 +181,7 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
       const int64_t width = std::max(instr.touched, plan.tile_width);
       instr.tile_rows = std::max<int64_t>(kTileElements / width, 1);
       plan.work[phase] += work_of(plan, instr);
+      if (phase != kLoop) plan.crossing += crossing_of(plan, instr);
     }
     for (int32_t id : reads) plan.segment_opens[phase].push_back({id, true});
     for (int32_t id : plan.segment_writes[phase]) {

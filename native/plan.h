@@ -114,6 +114,8 @@ struct Plan {
   std::vector<Instr> phases[3];
   // Derived: what one row of one step takes in each phase, in multiply-adds.
   int64_t work[3] = {};
+  // Derived: the elements of a row that products beside the loop take from it, or hand to it.
+  int64_t crossing = 0;
   // Derived: first column of each tile buffer when they lie side by side, and their total width.
   std::vector<int64_t> tile_begin;
   int64_t tile_width = 1;
