@@ -220,7 +220,7 @@ class Body {
       begin = std::min(map.n, panels * crew_.index / crew_.count * k_.panel);
       end = std::min(map.n, panels * (crew_.index + 1) / crew_.count * k_.panel);
     }
-    const T* packed = instr.kind == InstrKind::kGemm ? shared_.packed[instr.id] : nullptr;
+    const T* packed = instr.kind == InstrKind::kGemm ? team_.packed[instr.id] : nullptr;
     for (int64_t g = 0; g < map.groups; ++g) {
       if (g > 0) {
         if (packed) packed += packed_size(k_.panel, map.k, map.n);
@@ -357,17 +357,19 @@ void run_plan(const Plan& plan, const Call& call) {
   static thread_local Roster<T> roster;
   std::vector<Team<T>>& teams = roster.teams;
   std::vector<Worker<T>>& workers = roster.workers;
-  Shared<T> shared{plan, call, kernels<T>(), roster.consts, roster.packed, nullptr, 1};
+  Shared<T> shared{plan, call, kernels<T>(), roster.consts, nullptr, 1};
   shared.consts.assign(plan.consts.begin(), plan.consts.end());
 
-  int64_t loop_bytes = 0;
-  for (const Instr& instr : plan.phases[kLoop]) {
-    if (instr.kind == InstrKind::kGemm) loop_bytes += bytes_of<T>(plan.maps[instr.id]);
+  int64_t loop_bytes = 0, map_bytes = 0;
+  for (const Map& m : plan.maps) {
+    map_bytes += bytes_of<T>(m);
+    if (m.in_loop) loop_bytes += bytes_of<T>(m);
   }
   const auto [n_teams, members, relay] = divide(plan, call, loop_bytes);
   shared.threads = static_cast<int>(n_teams * members);
   const bool chunked = !plan.phases[kPre].empty() || !plan.phases[kPost].empty();
   const int64_t many = chunk_rows<T>(plan);
+  const bool own_maps = n_teams > 1 && map_bytes <= kOwnMapBytes;
   const std::vector<int64_t> bounds = divide_rows(call, n_teams);
   teams.resize(static_cast<size_t>(n_teams));
   workers.resize(static_cast<size_t>(shared.threads));
@@ -377,6 +379,7 @@ void run_plan(const Plan& plan, const Call& call) {
     team.rows = bounds[t + 1] - bounds[t];
     team.members = static_cast<int>(members);
     team.relay = relay;
+    team.own_maps = own_maps;
     team.chunk_steps = std::max<int64_t>(1, call.steps);
     if (chunked && team.rows > 0) {
       const int64_t wanted = relay || team.rows == 1 ? kFewRows : many;
@@ -405,7 +408,11 @@ void run_plan(const Plan& plan, const Call& call) {
   parallel(shared.threads, static_cast<int>(call.threads), [&](int w) {
     const FlushDenormals flush;
     pack_maps(shared, workers[w]);
-    if (shared.threads > 1) all.wait();
+    if (!own_maps) {
+      if (shared.threads > 1) all.wait();
+    } else if (members > 1) {
+      workers[w].team->barrier->wait();
+    }
     Body<T>(shared, workers[w]).run();
     padding.clear();
     if (shared.threads > 1) all.wait();

@@ -162,6 +162,16 @@ def test_two_relays_side_by_side() -> None:
     assert_same_run(run(cell, x, {}, {}, "native"), want, times=10)
 
 
+@pytest.mark.parametrize("hidden", [12, 300])
+def test_maps_of_each_team_and_of_all(hidden: int) -> None:
+    """A map of 300 units, 2.7 MiB, is packed once for all teams; smaller ones by each for itself."""
+    cell = randomise(cells.LSTM(4, hidden, dtype=torch.float64))
+    x = random_input(3, 7, 4)
+    want = run(cell, x, {}, {}, "eager")
+    divide(3, "rows")
+    assert_same_run(run(cell, x, {}, {}, "native"), want, times=10)
+
+
 def test_an_unknown_division_is_refused() -> None:
     with pytest.raises(ValueError, match="no such division: rings"):
         _native.set_testing(divide="rings")
