@@ -164,7 +164,7 @@ def test_two_relays_side_by_side() -> None:
 
 @pytest.mark.parametrize("hidden", [12, 300])
 def test_maps_of_each_team_and_of_all(hidden: int) -> None:
-    """A map of 300 units, 2.7 MiB, is packed once for all teams; smaller ones by each for itself."""
+    """A map of 300 units, 2.7 MiB, is packed once for all; smaller ones by each team for itself."""
     cell = randomise(cells.LSTM(4, hidden, dtype=torch.float64))
     x = random_input(3, 7, 4)
     want = run(cell, x, {}, {}, "eager")
