@@ -159,6 +159,7 @@ void gemm_panel(const Product<T>& p, int64_t column, int64_t width) {
   GemmTile<T> t;
   t.k_begin = 0;
   t.packed = p.packed + column * p.k;
+  t.panel_step = 0;  // there is one panel
   t.column = column;
   t.bias = p.bias;
   t.accumulate = p.accumulate;
