@@ -49,7 +49,7 @@ def full_disk(path: Path, data: bytes) -> None:
 
 
 def messages_kept(processes: Processes) -> int:
-    """How many of 2,000 messages live on once they have arrived."""
+    """How many of 2,500 messages live on once they have arrived."""
     sent: list[weakref.ref[Tensor]] = []
 
     def recorded(send: Callable[..., None]) -> Callable[..., None]:
