@@ -408,11 +408,8 @@ void run_plan(const Plan& plan, const Call& call) {
   parallel(shared.threads, static_cast<int>(call.threads), [&](int w) {
     const FlushDenormals flush;
     pack_maps(shared, workers[w]);
-    if (!own_maps) {
-      if (shared.threads > 1) all.wait();
-    } else if (members > 1) {
-      workers[w].team->barrier->wait();
-    }
+    Barrier* packed = own_maps ? workers[w].team->barrier.get() : &all;
+    if (packed != nullptr) packed->wait();
     Body<T>(shared, workers[w]).run();
     padding.clear();
     if (shared.threads > 1) all.wait();

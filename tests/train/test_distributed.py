@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ostinato.errors import InputError
-from ostinato.train import Processes, communication_seconds
+from ostinato.train import Processes, communication_seconds, distributed
 from small_runs import KINDS, Losses, train
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +88,16 @@ def test_no_message_is_kept(results: list[dict[str, Any]]) -> None:
 
 
 # ---- one process
+
+
+def test_a_message_that_somebody_keeps_is_not_waited_for_forever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributed, "_PATIENCE", 0.01)
+    kept = torch.zeros(1)
+    messages = [kept]
+    distributed._let_go(messages)
+    assert messages == []
 
 
 def test_one_process_alone() -> None:
