@@ -114,7 +114,7 @@ def kept(case: Case) -> dict[str, int]:
         saved.pop(held.untyped_storage().data_ptr(), None)
     report = layer.explain()
     report = report.parts[0][1] if drop_in else report
-    told = report.kept_bytes * row_steps(case.problem)
+    told = report.kept_bytes * row_steps(case.problem) + report.kept_bytes_a_call
     return {"kept_bytes": sum(saved.values()), "told_bytes": told}
 
 

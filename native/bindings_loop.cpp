@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <iterator>
 #include <limits>
@@ -233,14 +234,16 @@ class CallBuilder {
     return std::move(made.object);
   }
 
-  // What is kept, with room for so many rows.
+  // What is kept, with room for so many rows; its last element says how many blocks
+  // (kept.h) there are besides the first, so that zeros are something that could have been kept.
   nb::object make_kept(int64_t room) {
     if (bound_.kept_width == 0) return nb::none();
     if (room < total) misfit("what is kept");
-    const int64_t count = room * bound_.kept_width;
+    const int64_t count = room * bound_.kept_width + 1;
     NewTensor made = new_tensor({&count, 1}, {}, is_double);
     poison(made.data, count);
     kept_ = made.data;
+    more_blocks_ = count - 1;
     return std::move(made.object);
   }
 
@@ -249,8 +252,13 @@ class CallBuilder {
     if (kept.is_none()) misfit("what is kept");
     const TensorView v = view_tensor(kept);
     check(v, "what is kept");
-    if (v.elements() < total * bound_.kept_width) misfit("what is kept");
+    if (v.elements() <= total * bound_.kept_width) misfit("what is kept");
     kept_ = v.data;
+    const int64_t last = v.elements() - 1;
+    const double more = is_double ? static_cast<double*>(kept_)[last]
+                                  : static_cast<double>(static_cast<float*>(kept_)[last]);
+    if (!(more >= 0 && more < kMostBlocks) || more != std::floor(more)) misfit("what is kept");
+    call.kept_blocks = 1 + static_cast<int64_t>(more);
   }
 
   // The values that are carried along: what enters first (None: zeros), and where what leaves
@@ -348,15 +356,16 @@ class CallBuilder {
     }
     const nb::gil_scoped_release release;
     if (is_double) {
-      run_plan<double>(bound_.plan, call);
-      assemble<double>();
+      run_as<double>();
     } else {
-      run_plan<float>(bound_.plan, call);
-      assemble<float>();
+      run_as<float>();
     }
   }
 
  private:
+  // More threads than any machine has, and fewer than a float can count.
+  static constexpr double kMostBlocks = 1 << 20;
+
   // Steps and rows of a call whose memory isn't worth its return.
   static constexpr int64_t kRemembered = int64_t{1} << 12;
 
@@ -421,6 +430,13 @@ class CallBuilder {
     return m.groups * m.k * m.n;
   }
 
+  template <class T>
+  void run_as() {
+    const int64_t teams = run_plan<T>(bound_.plan, call);
+    if (more_blocks_ >= 0) static_cast<T*>(kept_)[more_blocks_] = static_cast<T>(teams - 1);
+    assemble<T>();
+  }
+
   // Gradients that are sums of several results, or a result that is another's gradient too:
   // autograd may add to what it is given, so that none is given twice.
   template <class T>
@@ -442,6 +458,7 @@ class CallBuilder {
   bool batch_first_ = false;
   StreamArg streamed_[kStreamed] = {};
   void* kept_ = nullptr;
+  int64_t more_blocks_ = -1;  // forward: where it says how many
   std::vector<const void*> initial_;
   std::vector<std::pair<void*, const std::vector<int64_t>*>> assembled_;
   std::vector<void*> results_;

@@ -352,12 +352,12 @@ class Body {
 }  // namespace
 
 template <class T>
-void run_plan(const Plan& plan, const Call& call) {
+int64_t run_plan(const Plan& plan, const Call& call) {
   static thread_local Scratches scratches;
   static thread_local Roster<T> roster;
   std::vector<Team<T>>& teams = roster.teams;
   std::vector<Worker<T>>& workers = roster.workers;
-  Shared<T> shared{plan, call, kernels<T>(), roster.consts, nullptr, 1};
+  Shared<T> shared{plan, call, kernels<T>(), roster.consts, roster.kept, nullptr, 1};
   shared.consts.assign(plan.consts.begin(), plan.consts.end());
 
   int64_t loop_bytes = 0, map_bytes = 0;
@@ -371,6 +371,8 @@ void run_plan(const Plan& plan, const Call& call) {
   const int64_t many = chunk_rows<T>(plan);
   const bool own_maps = n_teams > 1 && map_bytes <= kOwnMapBytes;
   const std::vector<int64_t> bounds = divide_rows(call, n_teams);
+  const bool as_kept = !plan.backward || call.kept_blocks == n_teams;
+  roster.kept.set(call, as_kept ? bounds : divide_rows(call, call.kept_blocks));
   teams.resize(static_cast<size_t>(n_teams));
   workers.resize(static_cast<size_t>(shared.threads));
   for (int64_t t = 0; t < n_teams; ++t) {
@@ -416,9 +418,10 @@ void run_plan(const Plan& plan, const Call& call) {
     reduce(shared, teams, workers, w);
   });
   scratches.release_if_large();
+  return n_teams;
 }
 
-template void run_plan<float>(const Plan&, const Call&);
-template void run_plan<double>(const Plan&, const Call&);
+template int64_t run_plan<float>(const Plan&, const Call&);
+template int64_t run_plan<double>(const Plan&, const Call&);
 
 }  // namespace ostinato

@@ -5,8 +5,9 @@
 
 namespace ostinato {
 
-// Runs the plan through time. Outputs, sums and weight gradients are overwritten.
+// Runs the plan through time. Outputs, sums and weight gradients are overwritten. Returns how many
+// teams of threads there were: so many blocks of rows there are in what forward keeps.
 template <class T>
-void run_plan(const Plan& plan, const Call& call);
+int64_t run_plan(const Plan& plan, const Call& call);
 
 }  // namespace ostinato

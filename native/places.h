@@ -26,7 +26,7 @@ class Places {
  public:
   Places(const Shared<T>& shared, const Worker<T>& worker)
       : plan_(shared.plan), call_(shared.call), shared_(shared), worker_(worker),
-        team_(*worker.team) {
+        team_(*worker.team), home_(shared.kept.block(worker.team->begin)) {
     place_fixed();
   }
 
@@ -140,9 +140,13 @@ class Places {
     return false;
   }
 
+  const KeptRows::Block& kept_block(int64_t row) const {
+    return row >= home_.begin && row < home_.end ? home_ : shared_.kept.block(row);
+  }
+
   T* stream_row(const Stream& s, const StreamArg& arg, int64_t u, int64_t row) const {
     T* base = static_cast<T*>(arg.base);
-    if (s.kept) return base + (call_.offset[u] + row) * arg.row_stride;
+    if (s.kept) return base + kept_block(row).at(u, row) * arg.row_stride;
     const int64_t t = time(u, row);
     if (call_.packed) return base + (call_.offset[t] + row) * arg.row_stride;
     return base + t * arg.time_stride + batch(row) * arg.row_stride;
@@ -166,7 +170,9 @@ class Places {
       if (any_reset(u, lo, hi)) return false;
       if (u == 0) return call_.order.empty();
     }
-    if (plan_.streams[s.previous_of >= 0 ? s.previous_of : id].kept) return true;
+    if (plan_.streams[s.previous_of >= 0 ? s.previous_of : id].kept) {
+      return team_.begin + hi <= kept_block(team_.begin + lo).end;
+    }
     return call_.order.empty() && (!call_.reverse || call_.uniform);
   }
 
@@ -240,6 +246,7 @@ class Places {
   const Shared<T>& shared_;
   const Worker<T>& worker_;
   const Team<T>& team_;
+  const KeptRows::Block home_;  // of the team's first row
   int64_t first_ = 0;  // the chunk's first step
   std::vector<int64_t> local_;  // by step of the chunk: its first row in the chunk's buffers
   int64_t tile_row_ = -1, tile_rows_ = 0;  // the tile that was placed last

@@ -9,6 +9,7 @@
 
 #include "cache.h"
 #include "division.h"
+#include "kept.h"
 #include "kernels.h"
 #include "plan.h"
 #include "pool.h"
@@ -22,6 +23,7 @@ struct Shared {  // by all threads of the call
   const Call& call;
   const Kernels<T>& kernels;
   std::vector<T>& consts;
+  const KeptRows& kept;
   T* zeros = nullptr;  // as wide as the widest stream
   int threads = 1;
 };
@@ -61,6 +63,7 @@ struct Worker {
 template <class T>
 struct Roster {
   std::vector<T> consts;
+  KeptRows kept;
   std::vector<Team<T>> teams;
   std::vector<Worker<T>> workers;
 };

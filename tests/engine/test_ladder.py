@@ -172,6 +172,41 @@ def test_maps_of_each_team_and_of_all(hidden: int) -> None:
     assert_same_run(run(cell, x, {}, {}, "native"), want, times=10)
 
 
+@pytest.mark.parametrize(
+    ("forward", "backward"),
+    [
+        ((3, "rows"), (2, "rows")),
+        ((2, "rows"), (4, "rows")),
+        ((3, "rows"), (1, "rows")),
+        ((2, "columns"), (2, "rows")),
+        ((3, "rows"), (2, "columns")),
+        ((2, "rows"), (3, "relay")),
+    ],
+)
+@pytest.mark.parametrize("mode", [MODES[0], MODES[3], MODES[4], MODES[-2]], ids=str)
+@pytest.mark.parametrize("batch", [1, 7])
+def test_backward_with_other_threads_than_forward(
+    forward: tuple[int, str], backward: tuple[int, str], mode: tuple[Any, ...], batch: int
+) -> None:
+    """What is kept lies in blocks, one for each of forward's teams: some are empty here, and teams
+    of backward's have rows of several.
+    """
+    cell = randomise(cells.LayerNormLSTM(3, 5, dtype=torch.float64))
+    x, state = random_input(9, batch, 3), random_state(cell, batch, dtype=torch.float64)
+    layer, call = options(9, batch, mode)
+    want = run(cell, x, layer, call, "eager")
+    module = Recurrent(cell, engine="native", **layer)
+
+    def through_time(x: torch.Tensor, state: Any) -> Any:
+        divide(*forward)
+        result = module(x, state, **call)
+        divide(*backward)
+        return result
+
+    got = run_and_differentiate(through_time, x, state, dict(cell.named_parameters()))
+    assert_same_run(got, want, times=10)
+
+
 def test_an_unknown_division_is_refused() -> None:
     with pytest.raises(ValueError, match="no such division: rings"):
         _native.set_testing(divide="rings")

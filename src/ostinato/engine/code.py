@@ -36,7 +36,8 @@ class Compiled:
         plan: of which program, and what was made of it.
         forward: the engine's code, which knows where the tensors of a call belong.
         backward: likewise; ``None``: no gradients are wanted.
-        kept_width: elements that are kept for each step of a row.
+        kept_width: elements that are kept for each step of a row. (Where any are, one more says
+            how the rows lie in memory.)
     """
 
     plan: Plan

@@ -44,8 +44,9 @@ class Report:
     ``recurrence`` is ``"dense"``, ``"block-diagonal"``, ``"elementwise"`` (no product inside the
     loop), ``"affine"`` (elementwise, and the new state is affine in the old, so that a parallel
     scan would be possible) or ``"none"`` (no state enters). ``kept`` maps each value that forward
-    keeps for backward to its features; the output itself isn't counted. Without a trace, the
-    plan's fields are ``None`` or empty.
+    keeps for backward to its features; the output itself isn't counted. ``kept_bytes`` are for
+    each step of each row, ``kept_bytes_a_call`` once: how those rows lie in memory. Without a
+    trace, the plan's fields are ``None`` or empty.
     """
 
     cell: str
@@ -63,6 +64,7 @@ class Report:
     backward: Work | None = None
     kept: dict[str, int] = field(default_factory=dict)
     kept_bytes: int = 0
+    kept_bytes_a_call: int = 0
 
     def __str__(self) -> str:
         sizes = ", ".join(map(str, self.state_sizes))
@@ -82,6 +84,7 @@ class Report:
         lines.append(
             f"kept         {kept or 'nothing'} besides the output: "
             f"{self.kept_bytes} bytes a step and row"
+            + (f", {self.kept_bytes_a_call} a call" if self.kept else "")
         )
         lines += _work_lines("backward", self.backward)
         return "\n".join(lines)
@@ -151,6 +154,7 @@ def explain(
             "backward": _work(plan.backward, program, size),
             "kept": kept,
             "kept_bytes": sum(kept.values()) * size,
+            "kept_bytes_a_call": size if kept else 0,
         }
     )
 

@@ -201,7 +201,8 @@ def _recurrence_shapes(
     reverse: bool, bptt: int, batch_first: bool, wanted: Sequence[int], output_size: int,
     kept_width: int,
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
-    kept = x.new_empty(_rows(x, state[0].shape[0], batch_sizes) * kept_width)
+    rows = _rows(x, state[0].shape[0], batch_sizes)
+    kept = x.new_empty(rows * kept_width + 1 if kept_width else 0)
     final = [s.new_empty(s.shape) for s in state]
     number = torch.empty(1, dtype=torch.int64, device=x.device)
     return _like_input(x, output_size, batch_first), final, kept, number
