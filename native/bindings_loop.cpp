@@ -93,13 +93,17 @@ std::vector<int64_t> count_above(const std::vector<int64_t>& falling, int64_t co
 void set_rows(Call& call, const int64_t* batch_sizes, const int64_t* lengths) {
   call.uniform = batch_sizes == nullptr && lengths == nullptr;
   if (call.uniform) {
-    call.active.assign(static_cast<size_t>(call.steps), call.rows);
+    call.row_steps = call.steps * call.rows;
     call.length.assign(static_cast<size_t>(call.rows), call.steps);
     return;
   }
   if (batch_sizes != nullptr) {
     call.active.assign(batch_sizes, batch_sizes + call.steps);
     call.length = count_above(call.active, call.rows);
+    for (int64_t n : call.active) {
+      call.offset.push_back(call.row_steps);
+      call.row_steps += n;
+    }
     return;
   }
   call.length.assign(lengths, lengths + call.rows);
@@ -111,6 +115,7 @@ void set_rows(Call& call, const int64_t* batch_sizes, const int64_t* lengths) {
     for (size_t i = 0; i < call.order.size(); ++i) call.length[i] = lengths[call.order[i]];
   }
   call.active = count_above(call.length, call.steps);
+  call.row_steps = std::accumulate(call.length.begin(), call.length.end(), int64_t{0});
 }
 
 [[noreturn]] void misfit(const char* what) {
@@ -170,12 +175,7 @@ class CallBuilder {
       lengths = static_cast<const int64_t*>(v.data);
     }
     set_rows(call, sizes, lengths);
-    call.offset.reserve(call.active.size());
-    for (int64_t n : call.active) {
-      call.offset.push_back(total);
-      total += n;
-    }
-    if (call.packed && total != x_.shape[0]) misfit("batch_sizes");
+    if (call.packed && call.row_steps != x_.shape[0]) misfit("batch_sizes");
     if (!course.reset.is_none()) {
       const TensorView v = view_tensor(course.reset);
       if (v.ndim != 2 || v.shape[0] != call.steps || v.shape[1] != call.rows) misfit("reset");
@@ -198,7 +198,6 @@ class CallBuilder {
   }
 
   Call call;
-  int64_t total = 0;  // rows of all steps
   bool is_double = false;
 
   // A streamed tensor of the caller's, if the plan reads it; None: zeros.
@@ -225,11 +224,11 @@ class CallBuilder {
     const int64_t rows = call.rows, steps = call.steps;
     const int64_t time_stride = call.packed ? 0 : batch_first_ ? width : rows * width;
     const int64_t row_stride = batch_first_ ? steps * width : width;
-    const int64_t packed[] = {total, width}, shape[] = {steps, rows, width};
+    const int64_t packed[] = {call.row_steps, width}, shape[] = {steps, rows, width};
     const int64_t strides[] = {time_stride, row_stride, 1};
     NewTensor made = call.packed ? new_tensor(packed, {}, is_double)
                                  : new_tensor(shape, strides, is_double);
-    poison(made.data, (call.packed ? total : steps * rows) * width);
+    poison(made.data, (call.packed ? call.row_steps : steps * rows) * width);
     place(which, made.data, time_stride, row_stride);
     return std::move(made.object);
   }
@@ -238,7 +237,7 @@ class CallBuilder {
   // (kept.h) there are besides the first, so that zeros are something that could have been kept.
   nb::object make_kept(int64_t room) {
     if (bound_.kept_width == 0) return nb::none();
-    if (room < total) misfit("what is kept");
+    if (room < call.row_steps) misfit("what is kept");
     const int64_t count = room * bound_.kept_width + 1;
     NewTensor made = new_tensor({&count, 1}, {}, is_double);
     poison(made.data, count);
@@ -252,7 +251,7 @@ class CallBuilder {
     if (kept.is_none()) misfit("what is kept");
     const TensorView v = view_tensor(kept);
     check(v, "what is kept");
-    if (v.elements() <= total * bound_.kept_width) misfit("what is kept");
+    if (v.elements() <= call.row_steps * bound_.kept_width) misfit("what is kept");
     kept_ = v.data;
     const int64_t last = v.elements() - 1;
     const double more = is_double ? static_cast<double*>(kept_)[last]
@@ -347,7 +346,7 @@ class CallBuilder {
       if (s.source == Source::kTensor) {
         arg = streamed_[s.first];
       } else if (s.source == Source::kKept) {
-        arg.base = static_cast<char*>(kept_) + s.first * total * size();
+        arg.base = static_cast<char*>(kept_) + s.first * call.row_steps * size();
         arg.row_stride = s.width;
       } else {
         arg.initial = initial_[s.first];
@@ -514,7 +513,7 @@ Results run_forward(nb::handle code, nb::handle course, nb::handle x, Tensors st
   Results results;
   results.reserve(2 + state.size());
   results.push_back(builder.make(kY));
-  results.push_back(builder.make_kept(room < 0 ? builder.total : room));
+  results.push_back(builder.make_kept(room < 0 ? builder.call.row_steps : room));
   builder.carry(state, state, results);
   builder.read_statics(statics);
   builder.run();

@@ -47,11 +47,9 @@ inline Teams divide(const Plan& plan, const Call& call, int64_t loop_bytes) {
   if (call.division == Division::kColumns) return {1, asked, false};
   if (call.division == Division::kRelay) return {1, asked, asked > 1};
 
-  const int64_t last = call.steps - 1;
-  const int64_t row_steps = last < 0 ? 0 : call.offset[last] + call.active[last];
   const int64_t beside_each = plan.work[kPre] + plan.work[kPost];
-  const int64_t beside = row_steps * beside_each;
-  const int64_t work = beside + row_steps * plan.work[kLoop];
+  const int64_t beside = call.row_steps * beside_each;
+  const int64_t work = beside + call.row_steps * plan.work[kLoop];
   const int64_t threads = std::clamp<int64_t>(work / kThreadWork, 1, asked);
   const bool shares_fit = loop_bytes <= level2_bytes() * threads;
   const bool large = loop_bytes > kLargeBytes && (plan.backward || shares_fit);

@@ -33,6 +33,7 @@ class Places {
   // ---- geometry: steps u as the forward loop counts them, rows of the call
 
   int64_t active(int64_t u) const {
+    if (call_.uniform) return team_.rows;
     return std::clamp<int64_t>(call_.active[u] - team_.begin, 0, team_.rows);
   }
 

@@ -160,8 +160,9 @@ struct Call {
   int64_t steps = 0;  // T
   int64_t rows = 0;  // B
   int64_t threads = 1;
-  // Rows are in order of falling length. active[u]: rows that have a step u; offset[u]: rows of
-  // all steps before u.
+  int64_t row_steps = 0;  // rows of all steps
+  // Rows are in order of falling length. active[u]: rows that have a step u, if not all have;
+  // offset[u]: of packed streams, rows of all steps before u.
   std::vector<int64_t> active, offset;
   std::vector<int64_t> length;  // by row
   std::vector<int64_t> order;  // row -> position in the caller's batch; empty: the same
