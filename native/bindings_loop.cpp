@@ -233,8 +233,8 @@ class CallBuilder {
     return std::move(made.object);
   }
 
-  // What is kept, with room for so many rows; its last element says how many blocks
-  // (kept.h) there are besides the first, so that zeros are something that could have been kept.
+  // What is kept, with room for so many rows. Its last element says how many blocks (kept.h) there
+  // are besides the first, so that zeros are something that could have been kept.
   nb::object make_kept(int64_t room) {
     if (bound_.kept_width == 0) return nb::none();
     if (room < call.row_steps) misfit("what is kept");
@@ -363,7 +363,7 @@ class CallBuilder {
 
  private:
   // More threads than any machine has, and fewer than a float can count.
-  static constexpr double kMostBlocks = 1 << 20;
+  static constexpr double kMostBlocks = 1 << 16;
 
   // Steps and rows of a call whose memory isn't worth its return.
   static constexpr int64_t kRemembered = int64_t{1} << 12;

@@ -17,7 +17,7 @@ namespace ostinato {
 // was set, say: then a team's rows may lie in several blocks.
 class KeptRows {
  public:
-  // `bounds`: of the blocks' rows, from 0 to all of them.
+  // `bounds`: of the blocks' rows, from 0 to all of them. The memory goes from call to call.
   void set(const Call& call, const std::vector<int64_t>& bounds) {
     const size_t count = bounds.size() - 1;
     blocks_.clear();
@@ -40,6 +40,10 @@ class KeptRows {
     }
   }
 
+  void release_if_large() {
+    if (before_.size() > kRemembered) std::vector<int64_t>().swap(before_);
+  }
+
   struct Block {
     int64_t begin, end;  // rows of the batch
     int64_t start;  // where its first row lies
@@ -59,6 +63,8 @@ class KeptRows {
   }
 
  private:
+  static constexpr size_t kRemembered = size_t{1} << 16;
+
   std::vector<Block> blocks_;
   std::vector<int64_t> before_;  // of all blocks
 };

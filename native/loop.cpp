@@ -371,8 +371,8 @@ int64_t run_plan(const Plan& plan, const Call& call) {
   const int64_t many = chunk_rows<T>(plan);
   const bool own_maps = n_teams > 1 && map_bytes <= kOwnMapBytes;
   const std::vector<int64_t> bounds = divide_rows(call, n_teams);
-  const bool as_kept = !plan.backward || call.kept_blocks == n_teams;
-  roster.kept.set(call, as_kept ? bounds : divide_rows(call, call.kept_blocks));
+  const int64_t kept_blocks = plan.backward ? call.kept_blocks : n_teams;
+  roster.kept.set(call, kept_blocks == n_teams ? bounds : divide_rows(call, kept_blocks));
   teams.resize(static_cast<size_t>(n_teams));
   workers.resize(static_cast<size_t>(shared.threads));
   for (int64_t t = 0; t < n_teams; ++t) {
@@ -418,6 +418,7 @@ int64_t run_plan(const Plan& plan, const Call& call) {
     reduce(shared, teams, workers, w);
   });
   scratches.release_if_large();
+  roster.kept.release_if_large();
   return n_teams;
 }
 

@@ -171,7 +171,7 @@ struct Call {
   bool packed = false;  // external streams are packed (rows of a time step adjacent)
   const uint8_t* reset = nullptr;  // (time, batch)
   int64_t reset_time_stride = 0, reset_row_stride = 0;
-  int64_t kept_blocks = 1;  // backward: in which forward has laid out what it kept
+  int64_t kept_blocks = 1;  // backward: of rows, in what forward has kept (kept.h)
   int64_t truncate = 0;  // backward: cut every so many steps, counted from a row's last; 0: never
   std::vector<StreamArg> streams;
   std::vector<const void*> carry_init;
