@@ -100,6 +100,7 @@ void set_rows(Call& call, const int64_t* batch_sizes, const int64_t* lengths) {
   if (batch_sizes != nullptr) {
     call.active.assign(batch_sizes, batch_sizes + call.steps);
     call.length = count_above(call.active, call.rows);
+    call.offset.reserve(call.active.size());
     for (int64_t n : call.active) {
       call.offset.push_back(call.row_steps);
       call.row_steps += n;
