@@ -40,6 +40,10 @@ bool requires_grad(nb::handle tensor) {
   return is_true(attribute(tensor, names().requires_grad));
 }
 
+void set_attribute(nb::handle object, PyObject* name, nb::handle value) {
+  if (PyObject_SetAttr(object.ptr(), name, value.ptr()) != 0) nb::raise_python_error();
+}
+
 void append(Results& to, Tensors tensors) {
   for (size_t i = 0; i < tensors.size(); ++i) to.push_back(nb::borrow(tensors[i]));
 }
@@ -58,16 +62,14 @@ nb::object forward_of_function(nb::handle ctx, nb::handle code, nb::handle cours
   const Tensors all = Tensors::of(tensors);
   const size_t states = count_states(code);
   Results results = run_forward(code, course, x, all.first(states), all.after(states));
-  if (PyObject_SetAttr(ctx.ptr(), names().call, nb::make_tuple(code, course).ptr()) != 0) {
-    nb::raise_python_error();
-  }
+  set_attribute(ctx, names().call, nb::make_tuple(code, course));
   // A gradient that doesn't come is None, not a tensor of zeros that PyTorch makes.
-  call(attribute(ctx, names().set_materialize_grads), nb::handle(Py_False));
+  set_attribute(ctx, names().materialize_grads, nb::handle(Py_False));
   Results saved;
   saved.reserve(3 + all.size());
   saved.insert(saved.end(), {nb::borrow(x), results[0], results[1]});
   append(saved, all);
-  call_with(attribute(ctx, names().save_for_backward), tuple_of(std::move(saved)));
+  set_attribute(ctx, names().to_save, tuple_of(std::move(saved)));
   results.erase(results.begin() + 1);
   return tuple_of(std::move(results));
 }
@@ -277,6 +279,8 @@ void bind_autograd(nb::module_& m) {
         "forward() of the autograd function; tensors: states, then statics.");
   m.def("backward_of_function", &backward_of_function, nb::arg("ctx"), nb::arg("dy").none(),
         nb::arg("dfinal"), "backward() of the autograd function.");
+  // As a method of the node that autograd makes: a function of nanobind's alone binds no self.
+  m.attr("apply_of_node") = nb::steal(PyInstanceMethod_New(m.attr("backward_of_function").ptr()));
   m.def(
       "run",
       [](nb::handle program, nb::handle course, nb::handle statics, nb::handle x,

@@ -32,8 +32,8 @@ const Names& names() {
       interned("bptt"),          interned("batch_first"),
       interned("requires_grad"), interned("made"),
       interned("forward"),       interned("backward"),
-      interned("call"),          interned("save_for_backward"),
-      interned("saved_tensors"), interned("set_materialize_grads"),
+      interned("call"),          interned("to_save"),
+      interned("saved_tensors"), interned("materialize_grads"),
       interned("transpose")};
   return all;
 }

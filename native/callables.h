@@ -28,7 +28,7 @@ const Callables& callables();
 // Attribute names as Python's own strings, so that a look-up makes none.
 struct Names {
   PyObject *reset, *lengths, *batch_sizes, *reverse, *bptt, *batch_first, *requires_grad, *made,
-      *forward, *backward, *call, *save_for_backward, *saved_tensors, *set_materialize_grads,
+      *forward, *backward, *call, *to_save, *saved_tensors, *materialize_grads,
       *transpose;
 };
 

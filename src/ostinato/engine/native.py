@@ -96,6 +96,11 @@ class _Recurrence(torch.autograd.Function):
     backward = staticmethod(_native.backward_of_function)
 
 
+# What autograd calls of a node; its own finds backward() in two functions of Python's.
+_node: Any = _Recurrence._backward_cls
+_node.apply = _native.apply_of_node
+
+
 def _second_derivative(
     ctx: Any,
     code: Compiled,
