@@ -136,6 +136,10 @@ void normalise(const std::string& op, const std::string& isa, Matrix<T> d,
     k.normalise(d.data(), row_stride<T>(d), in[0], in[1], rows, groups, m);
   } else if (op == "normalise_grad" && in.size() == 4) {
     k.normalise_grad(d.data(), row_stride<T>(d), in.data(), rows, groups, m);
+  } else if (op == "normalise_grad_raw" && in.size() == 4) {
+    k.normalise_grad_raw(d.data(), row_stride<T>(d), in.data(), rows, groups, m);
+  } else if (op == "normalise_mul_add" && in.size() == 4) {
+    k.normalise_mul_add(d.data(), row_stride<T>(d), in.data(), rows, groups, m);
   } else {
     throw std::invalid_argument("unknown operation '" + op + "' or wrong number of operands");
   }
@@ -143,7 +147,8 @@ void normalise(const std::string& op, const std::string& isa, Matrix<T> d,
 
 template <class T>
 void sum_rows(const std::string& isa, Vector<T> acc, ConstMatrix<T> a,
-              const std::optional<ConstMatrix<T>>& b) {
+              const std::optional<ConstMatrix<T>>& b,
+              const std::optional<ConstMatrix<T>>& moments) {
   require(rows_of(acc) == cols_of(a) && (rows_of(acc) <= 1 || acc.stride(0) == 1),
           "sum_rows: acc is (cols,), contiguous");
   const Kernels<T>& k = kernels_of<T>(isa.c_str());
@@ -152,7 +157,15 @@ void sum_rows(const std::string& isa, Vector<T> acc, ConstMatrix<T> a,
     return;
   }
   require(rows_of(*b) == rows_of(a) && cols_of(*b) == cols_of(a), "sum_rows: a and b differ");
-  k.sum_rows_mul(acc.data(), operand<T>(a), operand<T>(*b), rows_of(a), cols_of(a));
+  if (!moments) {
+    k.sum_rows_mul(acc.data(), operand<T>(a), operand<T>(*b), rows_of(a), cols_of(a));
+    return;
+  }
+  const int64_t groups = cols_of(*moments) / 2;
+  require(rows_of(*moments) == rows_of(a) && groups > 0 && cols_of(a) % groups == 0,
+          "sum_rows: moments are (rows, 2 * groups)");
+  const In<T> in[] = {operand<T>(a), operand<T>(*b), operand<T>(*moments)};
+  k.sum_rows_mul_normalise(acc.data(), in, rows_of(a), groups, cols_of(a) / groups);
 }
 
 // name, arity, ULP for float, ULP for double; negative: no bound in ULP.
@@ -178,10 +191,11 @@ void bind(nb::module_& m) {
         nb::arg("index"), "For tests: d = 0; d[:, index[j]] += a[:, j].");
   m.def("sum_rows", &sum_rows<T>, nb::arg("isa"), nb::arg("acc").noconvert(),
         nb::arg("a").noconvert(), nb::arg("b").noconvert().none() = nb::none(),
-        "For tests: acc += a.sum(0), or (a * b).sum(0).");
+        nb::arg("moments").noconvert().none() = nb::none(),
+        "For tests: acc += a.sum(0), (a * b).sum(0), or (a * normalise(b)).sum(0).");
   m.def("normalise", &normalise<T>, nb::arg("op"), nb::arg("isa"), nb::arg("d").noconvert(),
         nb::arg("operands").noconvert(), nb::arg("groups"), nb::arg("eps") = T(0),
-        "For tests: moments, normalise or normalise_grad of `groups` runs a row.");
+        "For tests: an operation by mean and deviation, of `groups` runs a row.");
 }
 
 }  // namespace

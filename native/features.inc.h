@@ -147,25 +147,32 @@ static void expand(T* d, int64_t d_stride, In<T> a, int64_t rows, int64_t groups
 
 // ---- by mean and deviation
 
-template <class T, class Source>
-static OSTINATO_INLINE T mean_of(const Source& a, int64_t m) {
-  return reduce_run<T, SumOf<T>>(a, m) / static_cast<T>(m);
-}
-
 template <class T>
 static void moments(T* d, int64_t d_stride, In<T> a, T eps, int64_t rows, int64_t groups,
                     int64_t m) {
-  for (int64_t r = 0; r < rows; ++r, d += d_stride) {
-    for (int64_t g = 0; g < groups; ++g) {
-      const T* p = row_of(a, r) + g * m * a.col_stride;
-      T mean = *p, variance = mean - mean;  // of equal elements: 0, or NaN
-      if (a.col_stride) {
-        mean = mean_of<T>(Elements<T>{p}, m);
-        variance = mean_of<T>(SquaredDeviations<T>{p, mean}, m);
-      }
-      d[g] = mean;
-      d[groups + g] = T(1) / std::sqrt(variance + eps);
+  const T share = T(1) / static_cast<T>(m);
+  const auto mean_of = [&](const auto& run) { return reduce_run<T, SumOf<T>>(run, m) * share; };
+  for (int64_t g = 0; g < groups && rows > 0; ++g) {
+    const T* p = a.p + g * m * a.col_stride;
+    T* to = d + g;
+    const auto put = [&](T mean, T variance) {
+      to[0] = mean;
+      to[groups] = T(1) / std::sqrt(variance + eps);
+      to += d_stride;
+      p += a.row_stride;
+    };
+    if (!a.col_stride) {
+      for (int64_t r = 0; r < rows; ++r) put(*p, *p - *p);  // of equal elements: 0, or NaN
+      continue;
     }
+    // The next run's mean before this one's variance, since a sum takes long to come together.
+    T mean = mean_of(Elements<T>{p});
+    for (int64_t r = 1; r < rows; ++r) {
+      const T next = mean_of(Elements<T>{p + a.row_stride});
+      put(mean, mean_of(SquaredDeviations<T>{p, mean}));
+      mean = next;
+    }
+    put(mean, mean_of(SquaredDeviations<T>{p, mean}));
   }
 }
 
@@ -188,67 +195,138 @@ static void normalise(T* d, int64_t d_stride, In<T> a, In<T> moments, int64_t ro
   }
 }
 
-// One run: to = r * (z - mean(z) - y * mean(z * y)) with z = dy * gain, each of which may be (Flat)
-// one number for the whole run.
-template <class T, bool FlatDy, bool FlatGain>
-static OSTINATO_INLINE void normalise_grad_run(T* to, const T* dy, const T* gain, const T* y, T r,
-                                               int64_t m) {
-  constexpr int W = Vec<T>::width;
-  using V = VecOf<T>;
-  const V flat_dy = broadcast<T>(FlatDy ? *dy : T(0)), flat = broadcast<T>(FlatGain ? *gain : T(0));
-  const auto z = [&](int64_t i) {
-    return (FlatDy ? flat_dy : load(dy + i)) * (FlatGain ? flat : load(gain + i));
-  };
-  const auto one = [&](int64_t i) { return dy[FlatDy ? 0 : i] * gain[FlatGain ? 0 : i]; };
-  // Both sums in one pass, each in two parts, so that an addition needn't wait for the last.
-  V sum[2] = {}, product[2] = {};
-  int64_t i = 0;
-  for (; i + 2 * W <= m; i += 2 * W) {
-    for (int j = 0; j < 2; ++j) {
-      const V a = z(i + j * W);
-      sum[j] += a;
-      product[j] = fma(a, load(y + i + j * W), product[j]);
-    }
-  }
-  for (; i + W <= m; i += W) {
-    const V a = z(i);
-    sum[0] += a;
-    product[0] = fma(a, load(y + i), product[0]);
-  }
-  T mean = join_lanes<T, SumOf<T>>(sum[0] + sum[1]);
-  T slope = join_lanes<T, SumOf<T>>(product[0] + product[1]);
-  for (; i < m; ++i) {
-    mean += one(i);
-    slope += one(i) * y[i];
-  }
-  mean /= static_cast<T>(m);
-  slope /= static_cast<T>(m);
-  const V slopes = broadcast<T>(slope);
-  for (i = 0; i + W <= m; i += W) store(to + i, fma(-load(y + i), slopes, z(i) - mean) * r);
-  for (; i < m; ++i) to[i] = (one(i) - mean - y[i] * slope) * r;
-}
+// A run's elements less its mean, over its deviation: of one mean and scale for all of them.
+template <class T>
+struct Normalised {
+  const T* p;
+  T mean, scale;
+  OSTINATO_INLINE VecOf<T> at(int64_t i) const { return (load(p + i) - mean) * scale; }
+  OSTINATO_INLINE T one(int64_t i) const { return (p[i] - mean) * scale; }
+};
 
-template <class T, bool FlatDy, bool FlatGain>
-static void normalise_grad_rows(T* d, int64_t d_stride, const In<T>* in, int64_t rows,
-                                int64_t groups, int64_t m) {
-  for (int64_t row = 0; row < rows; ++row, d += d_stride) {
-    const T* r = row_of(in[3], row) + groups;
-    for (int64_t g = 0; g < groups; ++g) {
-      normalise_grad_run<T, FlatDy, FlatGain>(
-          d + g * m, row_of(in[0], row) + (FlatDy ? 0 : g * m),
-          row_of(in[1], row) + (FlatGain ? 0 : g * m), row_of(in[2], row) + g * m, r[g], m);
-    }
-  }
+// normalise(a) * b + c, of adjacent elements all.
+template <class T>
+static OSTINATO_INLINE void normalise_mul_add_run(T* to, const Normalised<T>& a, const T* b,
+                                                  const T* c, int64_t m) {
+  constexpr int W = Vec<T>::width;
+  int64_t i = 0;
+  for (; i + W <= m; i += W) store(to + i, fma(a.at(i), load(b + i), load(c + i)));
+  for (; i < m; ++i) to[i] = a.one(i) * b[i] + c[i];
 }
 
 template <class T>
+static void normalise_mul_add(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t groups,
+                              int64_t m) {
+  const bool adjacent = in[0].col_stride && in[2].col_stride && in[3].col_stride;
+  for (int64_t row = 0; row < rows; ++row, d += d_stride) {
+    const T* mean = row_of(in[1], row);
+    for (int64_t g = 0; g < groups; ++g) {
+      const auto from = [&](const In<T>& a) { return row_of(a, row) + g * m * a.col_stride; };
+      const Normalised<T> a{from(in[0]), mean[g], mean[groups + g]};
+      const T *b = from(in[2]), *c = from(in[3]);
+      T* to = d + g * m;
+      if (adjacent) {
+        normalise_mul_add_run(to, a, b, c, m);
+        continue;
+      }
+      for (int64_t i = 0; i < m; ++i) {
+        to[i] = a.one(i * in[0].col_stride) * b[i * in[2].col_stride] + c[i * in[3].col_stride];
+      }
+    }
+  }
+}
+
+// The gradient of one run in two passes, of which the second waits for the sums of the first: to = r *
+// (z - mean(z) - y * mean(z * y)) with z = dy * gain, each of which may be (Flat) one number for the
+// whole run, and y = t * q, where t is what the run has (Raw) less its mean, with q = r, or q = 1.
+template <class T, bool Raw, bool FlatDy, bool FlatGain>
+struct NormaliseGradRun {
+  static constexpr int W = Vec<T>::width;
+  using V = VecOf<T>;
+  const T *dy, *gain, *from;
+  T middle, r;
+  V flat_dy, flat_gain;
+  T mean, slope;  // of z, and of z * t
+
+  OSTINATO_INLINE V z(int64_t i) const {
+    return (FlatDy ? flat_dy : load(dy + i)) * (FlatGain ? flat_gain : load(gain + i));
+  }
+  OSTINATO_INLINE V t(int64_t i) const { return Raw ? load(from + i) - middle : load(from + i); }
+  OSTINATO_INLINE T one_z(int64_t i) const {
+    return dy[FlatDy ? 0 : i] * gain[FlatGain ? 0 : i];
+  }
+  OSTINATO_INLINE T one_t(int64_t i) const { return Raw ? from[i] - middle : from[i]; }
+
+  OSTINATO_INLINE void sum(int64_t m) {
+    if constexpr (FlatDy) flat_dy = broadcast<T>(*dy);
+    if constexpr (FlatGain) flat_gain = broadcast<T>(*gain);
+    // Each in two parts, so that an addition needn't wait for the last.
+    V sums[2] = {}, products[2] = {};
+    int64_t i = 0;
+    for (; i + 2 * W <= m; i += 2 * W) {
+      for (int j = 0; j < 2; ++j) {
+        const V a = z(i + j * W);
+        sums[j] += a;
+        products[j] = fma(a, t(i + j * W), products[j]);
+      }
+    }
+    for (; i + W <= m; i += W) {
+      const V a = z(i);
+      sums[0] += a;
+      products[0] = fma(a, t(i), products[0]);
+    }
+    mean = join_lanes<T, SumOf<T>>(sums[0] + sums[1]);
+    slope = join_lanes<T, SumOf<T>>(products[0] + products[1]);
+    for (; i < m; ++i) {
+      mean += one_z(i);
+      slope += one_z(i) * one_t(i);
+    }
+    mean /= static_cast<T>(m);
+    slope /= static_cast<T>(m);
+  }
+
+  OSTINATO_INLINE void write(T* to, int64_t m) const {
+    const T by = -(Raw ? slope * r * r : slope) * r, less = -mean * r;
+    const V bys = broadcast<T>(by), rs = broadcast<T>(r), lesses = broadcast<T>(less);
+    int64_t i = 0;
+    for (; i + W <= m; i += W) store(to + i, fma(t(i), bys, fma(z(i), rs, lesses)));
+    for (; i < m; ++i) to[i] = one_t(i) * by + (one_z(i) * r + less);
+  }
+};
+
+template <class T, bool Raw, bool FlatDy, bool FlatGain>
+static void normalise_grad_rows(T* d, int64_t d_stride, const In<T>* in, int64_t rows,
+                                int64_t groups, int64_t m) {
+  using Run = NormaliseGradRun<T, Raw, FlatDy, FlatGain>;
+  // The sums of the next run before this one is written: they take long to come together.
+  Run last{};
+  T* to = nullptr;
+  for (int64_t row = 0; row < rows; ++row, d += d_stride) {
+    const T* mean = row_of(in[3], row);
+    for (int64_t g = 0; g < groups; ++g) {
+      Run run;
+      run.dy = row_of(in[0], row) + (FlatDy ? 0 : g * m);
+      run.gain = row_of(in[1], row) + (FlatGain ? 0 : g * m);
+      run.from = row_of(in[2], row) + g * m;
+      run.middle = mean[g];
+      run.r = mean[groups + g];
+      run.sum(m);
+      if (to != nullptr) last.write(to, m);
+      last = run;
+      to = d + g * m;
+    }
+  }
+  if (to != nullptr) last.write(to, m);
+}
+
+template <class T, bool Raw>
 static void normalise_grad(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t groups,
                            int64_t m) {
   const bool flat_dy = in[0].col_stride == 0, flat_gain = in[1].col_stride == 0;
-  const auto of = flat_dy ? (flat_gain ? normalise_grad_rows<T, true, true>
-                                       : normalise_grad_rows<T, true, false>)
-                          : (flat_gain ? normalise_grad_rows<T, false, true>
-                                       : normalise_grad_rows<T, false, false>);
+  const auto of = flat_dy ? (flat_gain ? normalise_grad_rows<T, Raw, true, true>
+                                       : normalise_grad_rows<T, Raw, true, false>)
+                          : (flat_gain ? normalise_grad_rows<T, Raw, false, true>
+                                       : normalise_grad_rows<T, Raw, false, false>);
   of(d, d_stride, in, rows, groups, m);
 }
 
@@ -277,6 +355,18 @@ struct RowProducts {
   In<T> a, b;
   template <class... At>
   OSTINATO_INLINE VecOf<T> at(At... at) const { return elements(a, at...) * elements(b, at...); }
+};
+
+// a * normalise(b), of one group.
+template <class T>
+struct RowNormalisedProducts {
+  In<T> a, b;
+  const T *mean, *scale;  // of the first row
+  int64_t stride;
+  template <class... At>
+  OSTINATO_INLINE VecOf<T> at(int64_t r, At... at) const {
+    return elements(a, r, at...) * ((elements(b, r, at...) - mean[r * stride]) * scale[r * stride]);
+  }
 };
 
 // Columns c..c + Count vectors.
@@ -314,7 +404,23 @@ static void sum_rows_mul(T* acc, In<T> a, In<T> b, int64_t rows, int64_t cols) {
   sum_over_rows(acc, RowProducts<T>{a, b}, rows, cols);
 }
 
-// Sets k's members from `sum` to `normalise_grad`, and the sums over rows.
+template <class T>
+static void sum_rows_mul_normalise(T* acc, const In<T>* in, int64_t rows, int64_t groups,
+                                   int64_t m) {
+  for (int64_t g = 0; g < groups; ++g) {
+    const auto from = [&](In<T> a) {
+      a.p += g * m * a.col_stride;
+      return a;
+    };
+    const T* mean = in[2].p + g;
+    sum_over_rows(acc + g * m,
+                  RowNormalisedProducts<T>{from(in[0]), from(in[1]), mean, mean + groups,
+                                           in[2].row_stride},
+                  rows, m);
+  }
+}
+
+// Sets k's members from `sum` to `normalise_grad_raw`, and the sums over rows.
 template <class T>
 void fill_features(Kernels<T>& k) {
   k.sum = reduce<T, SumOf<T>>;
@@ -324,9 +430,12 @@ void fill_features(Kernels<T>& k) {
   k.expand = expand<T>;
   k.moments = moments<T>;
   k.normalise = normalise<T>;
-  k.normalise_grad = normalise_grad<T>;
+  k.normalise_mul_add = normalise_mul_add<T>;
+  k.normalise_grad = normalise_grad<T, false>;
+  k.normalise_grad_raw = normalise_grad<T, true>;
   k.sum_rows = sum_rows<T>;
   k.sum_rows_mul = sum_rows_mul<T>;
+  k.sum_rows_mul_normalise = sum_rows_mul_normalise<T>;
 }
 
 }  // namespace ostinato::OSTINATO_ISA_NS

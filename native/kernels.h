@@ -56,12 +56,15 @@ struct Kernels {
   // ---- by mean and deviation of each run. moments: d: (rows, 2 * groups), the means, then each
   // 1 / sqrt(variance + eps), here r. normalise: d = (a - mean) * r. normalise_grad: in: dy, gain, y
   // (columns adjacent), moments; d = r * (z - mean(z) - y * mean(z * y)) with z = dy * gain. d may be
-  // the very same memory as an operand as wide as it.
+  // the very same memory as an operand as wide as it. Of what isn't normalised yet, each element as
+  // it is read: normalise_mul_add: in: a, moments, b, c; d = normalise(a) * b + c.
+  // normalise_grad_raw: in: dy, gain, a, moments; normalise_grad with y = normalise(a).
   void (*moments)(T* d, int64_t d_stride, In<T> a, T eps, int64_t rows, int64_t groups, int64_t m);
   void (*normalise)(T* d, int64_t d_stride, In<T> a, In<T> moments, int64_t rows, int64_t groups,
                     int64_t m);
-  void (*normalise_grad)(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t groups,
-                         int64_t m);
+  using NormaliseFn = void (*)(T* d, int64_t d_stride, const In<T>* in, int64_t rows,
+                               int64_t groups, int64_t m);
+  NormaliseFn normalise_grad, normalise_mul_add, normalise_grad_raw;
 
   // ---- moves: take: d(r, j) = a(r, index[j]), j < n; put: d(r, index[j]) += a(r, j), d of `width`
   // features cleared first.
@@ -73,6 +76,8 @@ struct Kernels {
   void (*sum_rows)(T* acc, In<T> a, int64_t rows, int64_t cols);
   // The same of a(r, c) * b(r, c).
   void (*sum_rows_mul)(T* acc, In<T> a, In<T> b, int64_t rows, int64_t cols);
+  // And of a(r, c) * normalise(b)(r, c): in: a, b, moments; cols = groups * m.
+  void (*sum_rows_mul_normalise)(T* acc, const In<T>* in, int64_t rows, int64_t groups, int64_t m);
 
   // ---- matrix products. A map of k inputs and n outputs is packed into ceil(n / panel) panels;
   // panel j holds columns [j * panel, (j + 1) * panel), k rows of `panel` elements, zeros past n.

@@ -271,6 +271,10 @@ class Body {
       k_.sum_rows_mul(worker_.sums[op.dst.id], in[0], in[1], rows, op.cols);
       return;
     }
+    if (op.code == kCodeSumRowsMulNormalise) {
+      k_.sum_rows_mul_normalise(worker_.sums[op.dst.id], in, rows, op.extra, op.cols / op.extra);
+      return;
+    }
     In<T> dst;
     places_.point_at(op.dst, row, dst);
     T* d = const_cast<T*>(dst.p);
@@ -304,6 +308,12 @@ class Body {
         break;
       case kCodeNormaliseGrad:
         k_.normalise_grad(d, dst.row_stride, in, rows, groups, op.cols / groups);
+        break;
+      case kCodeNormaliseMulAdd:
+        k_.normalise_mul_add(d, dst.row_stride, in, rows, groups, op.cols / groups);
+        break;
+      case kCodeNormaliseGradRaw:
+        k_.normalise_grad_raw(d, dst.row_stride, in, rows, groups, op.cols / groups);
         break;
       case kCodeTake:
         k_.take(d, dst.row_stride, in[0], rows, plan_.tables[op.extra].data(), op.cols);

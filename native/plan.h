@@ -73,6 +73,9 @@ enum : int32_t {
   kCodeNormaliseGrad,
   kCodeSumRows,
   kCodeSumRowsMul,
+  kCodeNormaliseMulAdd,
+  kCodeNormaliseGradRaw,
+  kCodeSumRowsMulNormalise,
 };
 
 inline constexpr int kMaxSources = 4;

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from helpers import CELL_CASES, CellCase
+from ostinato.cells import LayerNormLSTM
 from ostinato.compiler.ir import OPS, Graph, Group, Kind
 from ostinato.compiler.plan import Needs, StepPlan, make_plan
 from ostinato.compiler.schedule import (
@@ -143,3 +146,59 @@ def test_gradient_patterns_take_in_a_product(shared: bool) -> None:
     first = ["sigmoid", "mul", "sigmoid_grad"] if shared else ["sigmoid", "sigmoid_grad_mul"]
     assert [c.op for c in segment.ops] == [*first, "tanh_grad_mul"]
     assert segment.ops[-1].args == (sigmoid, n["h"], y)
+
+
+@pytest.mark.parametrize("reader", [None, "sigmoid", "mul"])
+def test_what_only_fused_operations_read_is_normalised_by_them(reader: str | None) -> None:
+    """Unless another operation needs it."""
+    g, n = build()
+    a = g.add("tanh", n["h"])
+    moments = g.add("moments", a, groups=1, eps=0.1)
+    y = g.add("normalise", a, moments)
+    affine = g.add("add", g.add("mul", n["b"], y), n["x"])
+    gradient = g.add("normalise_grad", g.add("mul", affine, n["b"]), y, moments)
+    plain = g.add("normalise_grad", n["x"], y, moments)
+    total = g.add("sum_rows", g.add("mul", gradient, y))
+    other = {None: [], "sigmoid": ["sigmoid", y], "mul": ["mul", y, y]}[reader]
+    more = [g.add(*other)] if other else []
+    result = schedule(StepGraph(g.nodes, (n["h"],), (gradient, plain, *more), (), (total,)))
+    (segment,) = result.phases[Phase.LOOP]
+    ops = {c.op: c.args for c in segment.ops}
+    assert ("normalise" in ops) is (reader is not None)
+    if reader is None:
+        assert ops["normalise_mul_add"] == (a, moments, n["b"], n["x"])
+        assert ops["normalise_grad_mul_raw"] == (affine, n["b"], a, moments)
+        assert ops["normalise_grad_raw"] == (n["x"], a, moments)
+        assert ops["sum_rows_mul_normalise"] == (gradient, a, moments)
+    else:
+        assert ops["normalise_grad_mul"] == (affine, n["b"], y, moments)
+
+
+def test_the_product_is_kept_rather_than_what_it_is_normalised_to() -> None:
+    program = Step(LayerNormLSTM(4, 24)).trace(4, torch.float32).program
+    plan = make_plan(program, Needs(True, frozenset(range(len(program.statics)))))
+    kept = {program.nodes[int(s.name[4:])].op for s in plan.kept if s.name.startswith("keep")}
+    assert kept == {"linear", "moments", "sigmoid", "tanh"}
+
+
+class Residual(nn.Module):
+    """What is normalised is needed as it was, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state_size = 5
+        self.weight = nn.Parameter(torch.eye(5))
+        self.gain = nn.Parameter(torch.ones(5))
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        z = F.linear(state, self.weight)
+        h = torch.tanh(F.layer_norm(z, (5,), self.gain)) + x * torch.sigmoid(z)
+        return h, h
+
+
+def test_a_product_with_other_readers_is_kept_only_if_they_need_it() -> None:
+    program = Step(Residual()).trace(5, torch.float32).program
+    plan = make_plan(program, Needs(True, frozenset(range(len(program.statics)))))
+    kept = {program.nodes[int(s.name[4:])].op for s in plan.kept if s.name.startswith("keep")}
+    assert "linear" not in kept
+    assert "normalise" in kept

@@ -280,7 +280,7 @@ def test_moves(dtype: str, isa: str, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("m", [1, 2, 7, 16, 17, 40, 67])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_normalise(groups: int, m: int, dtype: str, isa: str, rng: np.random.Generator) -> None:
-    """The three operations on one another's results, each row with another mean and deviation."""
+    """The operations on one another's results, each row with another mean and deviation."""
     cols, eps = groups * m, float(np.finfo(dtype).eps)
     for rows in (0, 1, 3):
         for gap in (0, 2):
@@ -310,7 +310,17 @@ def test_normalise(groups: int, m: int, dtype: str, isa: str, rng: np.random.Gen
                 np.testing.assert_allclose(
                     d[:, :cols], want.reshape(rows, cols), rtol=0, atol=1000 * eps
                 )
-                assert np.isnan(np.concatenate([d, y, moments], 1)[:, [cols, -1][:gap]]).all()
+                raw = np.full((rows, cols + gap), np.nan, dtype)
+                operands[2] = a
+                _native.normalise("normalise_grad_raw", isa, raw[:, :cols], operands, groups)
+                np.testing.assert_allclose(raw[:, :cols], d[:, :cols], rtol=0, atol=1000 * eps)
+                affine = np.full((rows, cols + gap), np.nan, dtype)
+                operands = [a, moments[:, : 2 * groups], v, g]
+                _native.normalise("normalise_mul_add", isa, affine[:, :cols], operands, groups)
+                np.testing.assert_allclose(affine[:, :cols], wide * v + g, rtol=0, atol=400 * eps)
+                for result in (d, raw, affine, y):
+                    assert np.isnan(result[:, cols:]).all()
+                assert np.isnan(moments[:, 2 * groups :]).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -337,6 +347,8 @@ def test_normalise_in_place_and_of_one_value(dtype: str, isa: str) -> None:
     np.testing.assert_array_equal(moments, [[3, 3, 2, 2], [4, 4, 2, 2]])
     _native.normalise("normalise", isa, want, [same, moments], 2)
     np.testing.assert_array_equal(want, 0)
+    _native.normalise("normalise_mul_add", isa, want, [same, moments, dy, dy], 2)
+    np.testing.assert_array_equal(want, dy)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -360,6 +372,28 @@ def test_sum_rows(products: bool, dtype: str, isa: str, rng: np.random.Generator
     column = np.broadcast_to(np.array([[1], [2]], dtype), (2, 5))
     _native.sum_rows(isa, acc, column, column if products else None)
     np.testing.assert_array_equal(acc, np.full(5, 6 if products else 4, dtype))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_sum_rows_of_products_with_what_is_normalised(
+    groups: int, dtype: str, isa: str, rng: np.random.Generator
+) -> None:
+    v, eps = _width(dtype, isa), float(np.finfo(dtype).eps)
+    for m in (1, v - 1, v + 1, 2 * v, 11 * v + 5):
+        for rows in (0, 1, 2, 9):
+            cols = groups * m
+            a, b = rng.normal(0, 1, (2, rows, cols + 3)).astype(dtype)[..., :cols]
+            moments = np.empty((rows, 2 * groups), dtype)
+            _native.normalise("moments", isa, moments, [b], groups, 0.1)
+            for factor in (a, np.broadcast_to(a[:, :1], a.shape)):
+                normal = np.empty((rows, cols), dtype)
+                _native.normalise("normalise", isa, normal, [b, moments], groups)
+                acc = rng.normal(0, 1, cols).astype(dtype)
+                want = acc + (factor.astype(np.float64) * normal).sum(0)
+                _native.sum_rows(isa, acc, factor, b, moments)
+                np.testing.assert_allclose(acc, want, rtol=0, atol=200 * eps)
 
 
 def test_bad_names() -> None:

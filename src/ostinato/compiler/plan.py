@@ -8,6 +8,7 @@ writing and reading it; the costs are those of the op table.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -142,7 +143,8 @@ class _Chooser:
         self._in_output = {k for k in history if self.program.new_state[k] == self.program.output}
         free = {self.program.output} | {self.program.new_state[k] for k in history}
         kept: set[int] = set()
-        there = set(free)  # in the backward step anyway
+        kept |= self._normalised_products(needed)
+        there = free | kept  # in the backward step anyway
         for number in sorted(needed):
             if number in free or OPS[self.forward[number].op].group is Group.LEAF:
                 continue
@@ -155,6 +157,24 @@ class _Chooser:
         self._kept = {n for n in kept if not self._covered(n, kept)}
         self.history = tuple(sorted(history - self._in_output))
         self.kept = tuple(sorted(self._kept))
+
+    def _normalised_products(self, needed: set[int]) -> set[int]:
+        """Products that are kept because what is needed is what they become by normalisation.
+
+        A product writes its results into memory while it computes; what is normalised would be
+        written by an operation that has nothing else to do but wait for memory.
+        """
+        users: dict[int, set[int]] = defaultdict(set)
+        for number, node in enumerate(self.forward):
+            for arg in node.args:
+                users[arg].add(number)
+        found = {self.forward[n].args[0] for n in needed if self.forward[n].op == "normalise"}
+        return {
+            n
+            for n in found
+            if self.forward[n].op == "linear"
+            and all(self.forward[u].op in ("moments", "normalise") for u in users[n])
+        }
 
     def _covered(self, number: int, kept: set[int]) -> bool:
         """A slice of a kept value needn't be kept itself."""

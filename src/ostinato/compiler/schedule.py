@@ -111,7 +111,14 @@ FUSED = {
     "tanh_grad_mul": "mul(mul(a, b), sub(1, mul(y, y)))",
     "sum_rows_mul": "sum_rows(mul(a, b))",
     "normalise_grad_mul": "normalise_grad(mul(a, b), y, moments)",
+    "normalise_mul_add": "add(mul(normalise(a, moments), b), c)",
+    "normalise_grad_raw": "normalise_grad(g, normalise(a, moments), moments)",
+    "normalise_grad_mul_raw": "normalise_grad(mul(a, b), normalise(c, moments), moments)",
+    "sum_rows_mul_normalise": "sum_rows(mul(a, normalise(b, moments)))",
 }
+
+#: Those that normalise what they read, for each element as it is read.
+WITH_NORMALISE = frozenset(name for name, meaning in FUSED.items() if "normalise(" in meaning)
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,7 @@ class _Scheduler:
         self._join_affines()
         self._add_onto_hoisted()
         self._fuse_pointwise()
+        self._fold_normalise()
         segment_of: dict[int, tuple[Phase, int]] = {}
         phases = []
         for phase in Phase:
@@ -311,6 +319,42 @@ class _Scheduler:
             if all(self.phase.get(i) == self.phase[number] for i in inner):
                 self.fused[number] = Compute(number, op, args)
                 self.absorbed.update(inner)
+
+    def _fold_normalise(self) -> None:
+        """What only other operations of the phase read that can normalise on their own is left out.
+
+        Two operations an element each time cost less than to write the result and read it again.
+        """
+        readers: dict[int, list[int]] = defaultdict(list)
+        for number in self.order:
+            if number in self.phase and number not in self.absorbed:
+                for arg in set(self._inputs(number)):
+                    readers[arg].append(number)
+        for number in self.order:
+            if self.nodes[number].op != "normalise" or number in self.roots:
+                continue
+            found = {r: self._with_normalise(r, number) for r in readers[number]}
+            if all(found.values()):
+                self.fused.update({r: c for r, c in found.items() if c is not None})
+                self.absorbed.add(number)
+
+    def _with_normalise(self, reader: int, number: int) -> Compute | None:
+        """The operation ``reader`` if it normalises on its own what ``number`` is for it now."""
+        if self.phase[reader] is not self.phase[number] or reader in self.affines:
+            return None
+        compute, width = self._compute(reader), self.nodes[number].width
+        a, moments = self.nodes[number].args
+        others = [n for n in compute.args if n != number]
+        if len(others) != len(compute.args) - 1 or self.nodes[reader].width != width:
+            return None
+        if compute.op == "mul_add" and compute.args[2] != number:
+            if all(self.nodes[n].width == width for n in others):
+                return Compute(reader, "normalise_mul_add", (a, moments, *others))
+        elif compute.op == "sum_rows_mul":
+            return Compute(reader, "sum_rows_mul_normalise", (*others, a, moments))
+        elif compute.op.startswith("normalise_grad") and compute.args[-2:] == (number, moments):
+            return Compute(reader, f"{compute.op}_raw", (*others[:-1], a, moments))
+        return None
 
     def _match(self, number: int) -> tuple[str, tuple[int, ...], list[int]] | None:
         node = self.nodes[number]

@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ostinato.compiler.ir import OPS, Group
-from ostinato.compiler.schedule import Affine, Compute, Outer, Phase, Segment, is_view
+from ostinato.compiler.schedule import (
+    WITH_NORMALISE,
+    Affine,
+    Compute,
+    Outer,
+    Phase,
+    Segment,
+    is_view,
+)
 
 if TYPE_CHECKING:
     from ostinato.compiler.plan import StepPlan
@@ -79,7 +87,7 @@ _POINTWISE = """
 """
 _OTHERS = """
     sum amax cumsum cumsum_reverse expand take put moments normalise normalise_grad sum_rows
-    sum_rows_mul
+    sum_rows_mul normalise_mul_add normalise_grad_raw sum_rows_mul_normalise
 """
 #: Numbers of the operations: ``native/kernels.h``'s ``Op``, then ``native/plan.h``'s codes.
 _CODES = {name: code for code, name in enumerate(_POINTWISE.split())}
@@ -439,13 +447,19 @@ class _Lowering:
         width = node.width
         if compute.op == "cat":
             return self._cat_code(compute, phase)
-        if OPS[node.op].group is Group.POINTWISE:
+        if OPS[node.op].group is Group.POINTWISE and compute.op not in WITH_NORMALISE:
             operands = [v for a in compute.args for v in self._source(a, width, phase)]
             return [[_CODES[compute.op], width, 0, *target.code(), len(compute.args), *operands]]
         sources = [self._operand(a, phase) for a in compute.args]
         arg, attrs = compute.args[0], node.attrs
         name, cols, extra = compute.op, width, 0
-        if node.op == "sum_rows":
+        if compute.op in WITH_NORMALISE:
+            moments = compute.args[1 if name == "normalise_mul_add" else -1]
+            extra = self.nodes[moments].width // 2
+            if name == "normalise_grad_raw":
+                sources.insert(1, Place(Space.CONST, self._const(1.0), 0, True))
+            name = name.replace("grad_mul", "grad")
+        elif node.op == "sum_rows":
             pass
         elif name in ("sum", "amax", "moments"):
             cols, extra = self.nodes[arg].width, attrs["groups"]
