@@ -71,7 +71,7 @@ struct Scratch {
 template <class T>
 void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector<T>> bias,
           MutableMatrix<T> out, bool accumulate, int64_t n_begin, int64_t n_end,
-          bool descending) {
+          bool descending, bool asks) {
   const Kernels<T>& table = kernels_of<T>(isa.c_str());
   const int64_t rows = a.shape(0), k = a.shape(1), n = w.shape(1);
   require(static_cast<int64_t>(w.shape(0)) == k, "gemm: a is (rows, k) and w is (k, n)");
@@ -86,8 +86,11 @@ void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector
   const nb::gil_scoped_release released;
   const Scratch<T> packed(packed_size(table.panel, k, n));
   table.pack(packed.data, w.data(), w.stride(0), w.stride(1), k, n);
+  Ahead ahead;
+  for (const T* row : from) ahead.add(row, k * static_cast<int64_t>(sizeof(T)));
   table.gemm(from.data(), rows, k, packed.data, n_begin, n_end, to.data(),
-             bias ? bias->data() : nullptr, accumulate, descending);
+             bias ? bias->data() : nullptr, accumulate, descending,
+             asks ? &ahead : nullptr);
 }
 
 template <class T>
@@ -112,9 +115,9 @@ template <class T>
 void bind_products(nb::module_& m) {
   m.def("gemm", &gemm<T>, nb::arg("isa"), nb::arg("a").noconvert(), nb::arg("w").noconvert(),
         nb::arg("bias").noconvert().none(), nb::arg("out").noconvert(), nb::arg("accumulate"),
-        nb::arg("n_begin"), nb::arg("n_end"), nb::arg("descending") = false,
+        nb::arg("n_begin"), nb::arg("n_end"), nb::arg("descending") = false, nb::arg("asks") = false,
         "For tests: out[:, n_begin:n_end] (+)= a @ w + bias, by the named instruction set; "
-        "descending: the last columns first.");
+        "descending: the last columns first; asks: memory is asked for while it computes.");
   m.def("outer", &outer<T>, nb::arg("isa"), nb::arg("a").noconvert(), nb::arg("dz").noconvert(),
         nb::arg("g").noconvert(), "For tests: g += dz.T @ a, by the named instruction set.");
 }

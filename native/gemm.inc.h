@@ -24,6 +24,7 @@ struct GemmTile {
   const T* bias;  // null, or that of all columns
   bool accumulate;
   int64_t last;  // elements of the last vector
+  Ahead* ahead;  // null, or two lines to be asked for at each step of k
 };
 
 // H rows, from `column` on V vectors in each of P panels (more than one only of whole panels). Half:
@@ -31,7 +32,7 @@ struct GemmTile {
 // for halves and the two together for whole vectors. Whole: the last vector, or half, is full. What is
 // read of `t` is read before anything is stored, since a store might change it for all that the
 // compiler knows.
-template <class T, int H, int V, int P, bool Half, bool Whole>
+template <class T, int H, int V, int P, bool Half, bool Whole, bool Asks = false>
 OSTINATO_INLINE void gemm_tile_of(const GemmTile<T>& t) {
   static_assert(kHalves || !Half);
   constexpr int W = Vec<T>::width, N = V * P - Half;
@@ -68,21 +69,31 @@ OSTINATO_INLINE void gemm_tile_of(const GemmTile<T>& t) {
   }
   const T* packed = t.packed;
   const int64_t panel_step = t.panel_step, end = t.k_begin + t.k;
-  for (int64_t p = t.k_begin; p < end; ++p, packed += kPanel<T>) {
-    VecOf<T> right[N + Half];
-    HalfOf<T> right_half;
-    for (int v = 0; v < N; ++v) {
-      right[v] = in_register(load(packed + v / V * panel_step + v % V * W));
-    }
-    if constexpr (Half) right_half = in_register(load_half<true>(packed + N * W, 0));
-    for (int h = 0; h < H; ++h) {
-      if constexpr (N > 0) {
-        const VecOf<T> left = broadcast(row[h][p]);
-        for (int v = 0; v < N; ++v) acc[h][v] = fma(left, right[v], acc[h][v]);
+  int64_t p = t.k_begin, stop = end;
+  do {
+    const char* line = reinterpret_cast<const char*>(packed);  // with nothing to ask for, what is there
+    if constexpr (Asks) stop = p + (t.ahead->take(2 * (end - p), line) + 1) / 2;
+    for (; p < stop; ++p, packed += kPanel<T>) {
+      if constexpr (Asks) {
+        __builtin_prefetch(line, 0, 2);
+        __builtin_prefetch(line + kLine, 0, 2);
+        line += 2 * kLine;
       }
-      if constexpr (Half) half[h] = fma(row[h][p] - HalfOf<T>{}, right_half, half[h]);
+      VecOf<T> right[N + Half];
+      HalfOf<T> right_half;
+      for (int v = 0; v < N; ++v) {
+        right[v] = in_register(load(packed + v / V * panel_step + v % V * W));
+      }
+      if constexpr (Half) right_half = in_register(load_half<true>(packed + N * W, 0));
+      for (int h = 0; h < H; ++h) {
+        if constexpr (N > 0) {
+          const VecOf<T> left = broadcast(row[h][p]);
+          for (int v = 0; v < N; ++v) acc[h][v] = fma(left, right[v], acc[h][v]);
+        }
+        if constexpr (Half) half[h] = fma(row[h][p] - HalfOf<T>{}, right_half, half[h]);
+      }
     }
-  }
+  } while (Asks && p < end);
   OSTINATO_UNROLLED
   for (int h = 0; h < H; ++h) {
     T* const to = computed(out[h] + column);
@@ -95,7 +106,12 @@ OSTINATO_INLINE void gemm_tile_of(const GemmTile<T>& t) {
 template <class T, int H, int V>
 void gemm_tile(const GemmTile<T>& t) {
   constexpr int64_t W = Vec<T>::width;
-  if (t.last == W) return gemm_tile_of<T, H, V, 1, false, true>(t);
+  if (t.last == W) {
+    if constexpr (V == kVectors) {
+      if (t.ahead != nullptr) return gemm_tile_of<T, H, V, 1, false, true, true>(t);
+    }
+    return gemm_tile_of<T, H, V, 1, false, true>(t);
+  }
   if constexpr (kHalves) {
     if (t.last == W / 2) return gemm_tile_of<T, H, V, 1, true, true>(t);
     if (t.last < W / 2) return gemm_tile_of<T, H, V, 1, true, false>(t);
@@ -149,6 +165,7 @@ struct Product {
   T* const* out;
   const T* bias;
   bool accumulate;
+  Ahead* ahead;
 };
 
 // All rows, for the `width` columns of the panel that begins at `column`.
@@ -172,6 +189,7 @@ void gemm_panel(const Product<T>& p, int64_t column, int64_t width) {
     t.out = p.out;
     for (int64_t i = 0; i < tiles.count; ++i) {
       const int64_t height = tiles.height(i);
+      t.ahead = p.ahead != nullptr && !p.ahead->empty() ? p.ahead : nullptr;
       fn[height - 1](t);
       t.a += height;
       t.out += height;
@@ -209,10 +227,11 @@ void gemm_few_rows(const Product<T>& p, int64_t n_begin, int64_t count, bool des
 
 template <class T>
 void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n_begin,
-          int64_t n_end, T* const* out, const T* bias, bool accumulate, bool descending) {
+          int64_t n_end, T* const* out, const T* bias, bool accumulate, bool descending,
+          Ahead* ahead) {
   constexpr int64_t panel = kPanel<T>;
   if (rows <= 0) return;
-  const Product<T> p{a, rows, k, packed, out, bias, accumulate};
+  const Product<T> p{a, rows, k, packed, out, bias, accumulate, ahead};
   if (rows > 2) {
     const int64_t count = (n_end - n_begin + panel - 1) / panel;
     for (int64_t i = 0; i < count; ++i) {

@@ -33,6 +33,37 @@ enum class Op : int32_t {
   kCount
 };
 
+// A line of memory, as caches hold it.
+inline constexpr int64_t kLine = 64;
+
+// Memory that will be needed soon, in runs of lines.
+struct Ahead {
+  struct Run {
+    const char* at;
+    int64_t lines;
+  };
+  static constexpr int kMost = 16;
+  Run runs[kMost];
+  int count = 0, now = 0;
+
+  void add(const void* at, int64_t bytes) {
+    if (count < kMost) runs[count++] = {static_cast<const char*>(at), (bytes + kLine - 1) / kLine};
+  }
+  bool empty() const { return now == count; }
+  // Takes the next lines of a run, up to so many, from `at` on, and returns how many; of none, it
+  // leaves `at` as it is and returns `most`.
+  int64_t take(int64_t most, const char*& at) {
+    if (empty()) return most;
+    Run& run = runs[now];
+    const int64_t lines = run.lines < most ? run.lines : most;
+    at = run.at;
+    run.at += lines * kLine;
+    run.lines -= lines;
+    if (run.lines == 0) ++now;
+    return lines;
+  }
+};
+
 template <class T>
 struct Kernels {
   const char* isa;  // "baseline", "avx2", "avx512"
@@ -85,9 +116,11 @@ struct Kernels {
   void (*pack)(T* packed, const T* w, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n);
   // out[i][0..n) = (accumulate ? out[i] : 0) + bias + a[i][0..k) * map, for i < rows; a[i], out[i]
   // point at rows; bias may be null. Only columns [n_begin, n_end) are touched; n_begin is a
-  // multiple of panel. `descending`: the last columns first.
+  // multiple of panel. `descending`: the last columns first. `ahead`: null, or what to ask memory for
+  // while it computes.
   void (*gemm)(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n_begin,
-               int64_t n_end, T* const* out, const T* bias, bool accumulate, bool descending);
+               int64_t n_end, T* const* out, const T* bias, bool accumulate, bool descending,
+               Ahead* ahead);
   // g(j, i) += sum over r of dz[r][j] * a[r][i] for j < n, i < k; g(j, i) = g[j * n_stride + i *
   // k_stride], one of the two strides is 1. scratch: outer_scratch(rows, k, n) elements, 64-byte
   // aligned. A zero row in `a` may be any pointer to k zeros.

@@ -30,7 +30,8 @@ class Body {
         worker_(worker), team_(*worker.team),
         places_(shared, worker),
         everybody_(team_.rows, worker.member, team_.members, team_.barrier.get()),
-        crew_(everybody_) {}
+        crew_(everybody_),
+        asks_(call_.poison || kept_bytes() > level2_bytes()) {}
 
   void run() {
     clear_gradients();
@@ -177,12 +178,14 @@ class Body {
       const auto [lo, hi] = share(n);
       places_.place_moving(u, parity_);
       places_.open_streams(kLoop, u, lo, hi);
+      Ahead ahead;
+      if (asks_) places_.find_ahead(u, lo, hi, ahead);
       for (const Instr& instr : plan_.phases[kLoop]) {
         if (instr.kind == InstrKind::kSegment) {
           segment(instr, lo, hi);
         } else {
           descending_ = parity_ != 0;
-          product(instr, u, u + 1);
+          product(instr, u, u + 1, &ahead);
         }
         meet();
       }
@@ -209,7 +212,7 @@ class Body {
     }
   }
 
-  void product(const Instr& instr, int64_t from, int64_t to) {
+  void product(const Instr& instr, int64_t from, int64_t to, Ahead* ahead = nullptr) {
     const int64_t rows = places_.point(instr.a, from, to, worker_.a_rows);
     if (rows == 0) return;
     places_.point(instr.out, from, to, worker_.out_rows);
@@ -233,7 +236,7 @@ class Body {
       if (instr.kind == InstrKind::kGemm) {
         const T* bias = instr.bias < 0 ? nullptr : places_.vector(instr.bias) + g * map.n;
         k_.gemm(worker_.a_rows, rows, map.k, packed, begin, end, worker_.out_rows, bias,
-                instr.accumulate, descending_);
+                instr.accumulate, descending_, ahead);
       } else {
         weight_gradient(instr, map, g, rows, begin, end);
       }
@@ -329,6 +332,13 @@ class Body {
     }
   }
 
+  // Of the team's rows.
+  int64_t kept_bytes() const {
+    int64_t width = 0;
+    for (const Stream& s : plan_.streams) width += s.kept ? s.width : 0;
+    return width * team_.rows * call_.steps * static_cast<int64_t>(sizeof(T));
+  }
+
   void clear_gradients() {
     for (size_t i = 0; i < plan_.sums.size(); ++i) {
       std::fill(worker_.sums[i], worker_.sums[i] + plan_.sums[i], T(0));
@@ -357,6 +367,9 @@ class Body {
   // Every second pass over a map goes from its end to its beginning: of a map larger than a cache,
   // what the last pass read last is in there still.
   bool descending_ = false, odd_chunk_ = false;
+  // Whether products ask memory for what the next step needs; what a cache holds they needn't, but in
+  // tests they do.
+  const bool asks_;
 };
 
 }  // namespace

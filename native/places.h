@@ -73,6 +73,22 @@ class Places {
     }
   }
 
+  // What a step will read or write that the loop's products may ask memory for while they compute
+  // step u: of rows [lo, hi), of the next step in the order of running, or what is hoisted, of the
+  // next chunk.
+  void find_ahead(int64_t u, int64_t lo, int64_t hi, Ahead& ahead) const {
+    for (const Passing& p : plan_.passing) {
+      const int64_t distance = p.hoisted ? team_.chunk_steps : 1;
+      const int64_t next = plan_.backward ? u - distance : u + distance;
+      if (next < 0 || next >= call_.steps) continue;
+      const int64_t end = std::min(hi, active(next)), width = plan_.streams[p.stream].width;
+      if (lo >= end || !evenly_spaced(p.stream, next, lo, end)) continue;
+      if (row_distance(p.stream, next) != width) continue;
+      ahead.add(seen_row(p.stream, next, team_.begin + lo),
+                (end - lo) * width * static_cast<int64_t>(sizeof(T)));
+    }
+  }
+
   // Slots that move with the step, besides streams; the carried values enter in buffer `parity_in`.
   void place_moving(int64_t u, int parity_in) {
     for (int32_t slot : plan_.moving_slots) {

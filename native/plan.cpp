@@ -155,6 +155,7 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
   for (Map& m : plan.outers) m = read_map(in);
   plan.tables.resize(static_cast<size_t>(in.next()));
   for (auto& t : plan.tables) t = in.list();
+  std::vector<int32_t> hoisted, passing;
   for (int phase = 0; phase < 3; ++phase) {
     plan.phases[phase].resize(static_cast<size_t>(in.next()));
     std::vector<int32_t> reads;
@@ -163,6 +164,10 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
       if (instr.kind != InstrKind::kSegment) {
         give_slot(plan, instr.a);
         give_slot(plan, instr.out);
+        const bool from = instr.a.space == Space::kStream, to = instr.out.space == Space::kStream;
+        if (phase == kPre && to) add_once(hoisted, instr.out.id);
+        if (phase == kLoop && from) add_once(passing, instr.a.id);
+        if (phase == kLoop && to) add_once(passing, instr.out.id);
       }
       if (instr.kind == InstrKind::kGemm) {
         add_result(plan, instr.out);
@@ -187,7 +192,18 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
     for (int32_t id : plan.segment_writes[phase]) {
       if (!contains(reads, id)) plan.segment_opens[phase].push_back({id, false});
     }
+    if (phase == kLoop) {
+      for (const Opening& o : plan.segment_opens[phase]) add_once(passing, o.stream);
+    }
   }
+  const auto is_source = [&](int32_t id) {
+    return std::any_of(passing.begin(), passing.end(),
+                       [&](int32_t other) { return plan.streams[other].previous_of == id; });
+  };
+  for (int32_t id : passing) {
+    if (!contains(hoisted, id) && !is_source(id)) plan.passing.push_back({id, false});
+  }
+  for (int32_t id : hoisted) plan.passing.push_back({id, true});
   if (!in.at_end()) throw std::invalid_argument("plan: the code goes on after its end");
   return plan;
 }

@@ -46,6 +46,12 @@ struct Opening {
   bool read;
 };
 
+// A stream whose rows a step of the loop reads or writes, or (hoisted) a product before it has written.
+struct Passing {
+  int32_t stream;
+  bool hoisted;
+};
+
 struct Stream {
   int64_t width;
   bool kept;  // internal: rows without gaps, in the order of kept.h
@@ -130,6 +136,8 @@ struct Plan {
   // that they write (scatter), where their rows are not evenly spaced in memory.
   std::vector<Opening> segment_opens[3];
   std::vector<int32_t> segment_writes[3];
+  // Derived: of the loop.
+  std::vector<Passing> passing;
   // Derived: streams of the caller's that are written.
   std::vector<int32_t> results;
 };

@@ -79,6 +79,21 @@ def test_gemm(isa: str, dtype: type, layout: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
+def test_gemm_that_asks_for_memory_gives_the_same_bits(isa: str, dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    n = 2 * panel_of(isa, dtype)
+    # A row of `a` is a run: more of them than can be asked for, and fewer; of k, two blocks at most.
+    for rows in (*ROWS, 33):
+        for k in (*DEPTHS, 600):
+            a, w = (rng.standard_normal(s).astype(dtype) for s in ((rows, k), (k, n)))
+            got, want = np.zeros((2, rows, n), dtype)
+            _native.gemm(isa, a, w, None, got, False, 0, n, asks=True)
+            _native.gemm(isa, a, w, None, want, False, 0, n)
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
 def test_gemm_of_some_columns_leaves_the_rest_alone(isa: str, dtype: type) -> None:
     rng = np.random.default_rng(1)
     panel = panel_of(isa, dtype)
