@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -28,6 +30,7 @@ class Places {
       : plan_(shared.plan), call_(shared.call), shared_(shared), worker_(worker),
         team_(*worker.team), home_(shared.kept.block(worker.team->begin)) {
     place_fixed();
+    find_straight();
   }
 
   // ---- geometry: steps u as the forward loop counts them, rows of the call
@@ -82,10 +85,9 @@ class Places {
       const int64_t next = plan_.backward ? u - distance : u + distance;
       if (next < 0 || next >= call_.steps) continue;
       const int64_t end = std::min(hi, active(next)), width = plan_.streams[p.stream].width;
-      if (lo >= end || !evenly_spaced(p.stream, next, lo, end)) continue;
-      if (row_distance(p.stream, next) != width) continue;
-      ahead.add(seen_row(p.stream, next, team_.begin + lo),
-                (end - lo) * width * static_cast<int64_t>(sizeof(T)));
+      Rows<T> rows;
+      if (lo >= end || !find(p.stream, next, lo, end, rows) || rows.stride != width) continue;
+      ahead.add(rows.base, (end - lo) * width * static_cast<int64_t>(sizeof(T)));
     }
   }
 
@@ -199,12 +201,37 @@ class Places {
     return u == 0 ? s.width : call_.streams[s.previous_of].row_stride;
   }
 
+  // Rows [lo, hi) of a stream at step u, if they are evenly spaced.
+  bool find(int32_t id, int64_t u, int64_t lo, int64_t hi, Rows<T>& rows) const {
+    const Straight& s = straight_[id];
+    if (u >= s.from) {
+      rows = {s.origin + u * s.step + lo * s.stride, lo, s.stride};
+      return true;
+    }
+    if (!evenly_spaced(id, u, lo, hi)) return false;
+    rows = {seen_row(id, u, team_.begin + lo), lo, row_distance(id, u)};
+    return true;
+  }
+
+  // Looks once for the call at how streams lie, which at each step would show in small calls.
+  void find_straight() {
+    straight_.assign(plan_.streams.size(), Straight{});
+    const bool alike = call_.uniform && call_.order.empty() && call_.reset == nullptr;
+    if (!alike || team_.rows == 0) return;
+    for (size_t id = 0; id < straight_.size(); ++id) {
+      const int32_t previous_of = plan_.streams[id].previous_of;
+      const int64_t from = previous_of < 0 ? 0 : 1;
+      const int32_t source = from == 0 ? static_cast<int32_t>(id) : previous_of;
+      if (call_.steps < from + 2 || !evenly_spaced(source, 0, 0, team_.rows)) continue;
+      T* const first = seen_row(source, 0, team_.begin);
+      const int64_t step = seen_row(source, 1, team_.begin) - first;
+      straight_[id] = {first - from * step, step, row_distance(source, 0), from};
+    }
+  }
+
   void open_stream(int32_t id, int64_t u, int64_t lo, int64_t hi, bool read) {
     Rows<T>& rows = slots_[plan_.stream_slots[id]];
-    if (evenly_spaced(id, u, lo, hi)) {
-      rows = {seen_row(id, u, team_.begin + lo), lo, row_distance(id, u)};
-      return;
-    }
+    if (find(id, u, lo, hi, rows)) return;
     const int64_t width = plan_.streams[id].width;
     T* scratch = worker_.stream_scratch[id];
     rows = {scratch, 0, width};
@@ -245,10 +272,9 @@ class Places {
   template <class P>
   P* point_at_stream(const Operand& o, int64_t u, P* out) const {
     const int64_t n = active(u);
-    if (n > 0 && evenly_spaced(o.id, u, 0, n)) {
-      T* row = seen_row(o.id, u, team_.begin) + o.offset;
-      const int64_t distance = row_distance(o.id, u);
-      spread(row, distance, n, out);
+    Rows<T> rows;
+    if (n > 0 && find(o.id, u, 0, n, rows)) {
+      spread(rows.base + o.offset, rows.stride, n, out);
     } else {
       for (int64_t i = 0; i < n; ++i) {
         T* row = seen_row(o.id, u, team_.begin + i);
@@ -258,6 +284,12 @@ class Places {
     return out + n;
   }
 
+  // A stream of which row i of the team lies at origin + u * step + i * stride, at steps u >= from.
+  struct Straight {
+    T* origin = nullptr;
+    int64_t step = 0, stride = 0, from = std::numeric_limits<int64_t>::max();
+  };
+
   const Plan& plan_;
   const Call& call_;
   const Shared<T>& shared_;
@@ -265,6 +297,7 @@ class Places {
   const Team<T>& team_;
   const KeptRows::Block home_;  // of the team's first row
   int64_t first_ = 0;  // the chunk's first step
+  std::vector<Straight> straight_;  // by stream
   std::vector<int64_t> local_;  // by step of the chunk: its first row in the chunk's buffers
   int64_t tile_row_ = -1, tile_rows_ = 0;  // the tile that was placed last
   std::vector<Rows<T>> slots_;  // where the operands of segments are now

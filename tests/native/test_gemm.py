@@ -82,7 +82,7 @@ def test_gemm(isa: str, dtype: type, layout: str) -> None:
 def test_gemm_that_asks_for_memory_gives_the_same_bits(isa: str, dtype: type) -> None:
     rng = np.random.default_rng(1)
     n = 2 * panel_of(isa, dtype)
-    # A row of `a` is a run: more of them than can be asked for, and fewer; of k, two blocks at most.
+    # A row of `a` is a run: more of them than can be asked for, and fewer; two blocks of k at most.
     for rows in (*ROWS, 33):
         for k in (*DEPTHS, 600):
             a, w = (rng.standard_normal(s).astype(dtype) for s in ((rows, k), (k, n)))
