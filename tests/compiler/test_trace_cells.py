@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
@@ -187,3 +188,22 @@ def test_tracing_imports_nothing_heavy():
         for c in (code, before)
     )
     assert found == base
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "LstmByCat", "Parametrised"])
+def test_a_trace_leaves_nothing_to_the_garbage_collector(name):
+    """What it has recorded would lie beside the memory of the first call."""
+    make, sizes = CELLS[name]
+    cell = make()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        trace(cell, N_IN, sizes, torch.float32)
+        gc.collect()
+        ours = [type(o) for o in gc.garbage if type(o).__module__.startswith("ostinato")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not ours

@@ -205,6 +205,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _should_skip_dynamo(cls) -> bool:
         return False  # skipping it would mean to import it: 1.5 s
 
+    def close(self) -> None:
+        """Let go of what was recorded.
+
+        It is in cycles of references, which the garbage collector would find some time later, when
+        a first call has taken its own memory beside it.
+        """
+        self.storages.clear()
+        del self.statics, self.builder
+
     # ---- what tensors are
 
     def is_rows(self, tensor: Tensor) -> bool:

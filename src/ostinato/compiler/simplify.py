@@ -45,8 +45,9 @@ class _Simplification:
         self.recipe = recipe
         self.slots = list(slots)
         self.statics = list(program.statics)
-        self.where = ""
-        self.builder = Builder(lambda: self.where)
+        # Of the node at hand. In a list, so that the builder needn't hold on to this object.
+        self.where = where = [""]
+        self.builder = Builder(lambda: where[0])
         self.parts: dict[tuple[int, int, int, int], int] = {}
 
     def run(self) -> tuple[Program, list[int]]:
@@ -56,7 +57,7 @@ class _Simplification:
         timeless = _timeless(nodes)
         values: list[Value] = []
         for node in nodes:
-            self.where = node.where
+            self.where[0] = node.where
             args = [values[a] for a in node.args]
             if node.op == "linear":
                 values.append(self._linear(node, args, nodes, timeless))

@@ -115,31 +115,31 @@ def _record(
 ) -> Trace:
     widths = (state_sizes,) if isinstance(state_sizes, int) else tuple(state_sizes)
     x, state = random_inputs(input_size, widths, dtype, batch)
-    recorder = Recorder(batch, dtype, tensors, lower)
-    recorder.add_input(x, "x")
-    for k, tensor in enumerate(state):
-        recorder.add_input(tensor, "state", index=k)
-    with recorder:
-        result = call_cell(cell, x, state, bare=isinstance(state_sizes, int))
-    if recorder.error is not None:
-        raise recorder.error
-    output, new_state, only = split_result(cell, result, state, x, isinstance(state_sizes, int))
-    for tensor in (output, *new_state):
-        recorder.check(tensor, "the result")
-    numbers = [recorder.row_of(t).number for t in (output, *new_state)]
-    exported = recorder.statics.exported
-    names = recorder.statics.recipe.names
-    program = Program(
-        tuple(recorder.builder.graph.nodes),
-        tuple(StaticSpec(names[e.slot], e.kind, e.shape) for e in exported),
-        input_size,
-        widths,
-        numbers[0],
-        tuple(numbers[1:]),
-    )
-    program, slots = simplify(program, recorder.statics.recipe, [e.slot for e in exported])
-    preparation = recorder.statics.recipe.finish(slots)
-    return Trace(program, preparation, only, recorder.statics.baked)
+    with contextlib.closing(Recorder(batch, dtype, tensors, lower)) as recorder:
+        recorder.add_input(x, "x")
+        for k, tensor in enumerate(state):
+            recorder.add_input(tensor, "state", index=k)
+        with recorder:
+            result = call_cell(cell, x, state, bare=isinstance(state_sizes, int))
+        if recorder.error is not None:
+            raise recorder.error
+        output, new_state, only = split_result(cell, result, state, x, isinstance(state_sizes, int))
+        for tensor in (output, *new_state):
+            recorder.check(tensor, "the result")
+        numbers = [recorder.row_of(t).number for t in (output, *new_state)]
+        exported = recorder.statics.exported
+        names = recorder.statics.recipe.names
+        program = Program(
+            tuple(recorder.builder.graph.nodes),
+            tuple(StaticSpec(names[e.slot], e.kind, e.shape) for e in exported),
+            input_size,
+            widths,
+            numbers[0],
+            tuple(numbers[1:]),
+        )
+        program, slots = simplify(program, recorder.statics.recipe, [e.slot for e in exported])
+        preparation = recorder.statics.recipe.finish(slots)
+        return Trace(program, preparation, only, recorder.statics.baked)
 
 
 def _tensors_of(cell: nn.Module) -> dict[str, Tensor]:
