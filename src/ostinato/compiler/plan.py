@@ -3,7 +3,8 @@
 What backward needs of forward is either *kept* (written to memory at every step) or *computed
 again*. Free are: the input, the output (the caller holds it), and the state that enters a step,
 once its history is kept at all. A value is computed again if that costs no product and less than
-writing and reading it; the costs are those of the op table.
+writing and reading it; the costs are those of the op table. Of a product that is only normalised,
+the product itself is kept.
 """
 
 from __future__ import annotations
