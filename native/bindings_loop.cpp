@@ -585,6 +585,7 @@ void bind_loop(nb::module_& m) {
         division = static_cast<Division>(found - kinds);
       },
       nb::arg("poison") = false, nb::arg("divide") = "",
-      "For tests: memory begins as NaN; threads divide 'rows' or 'columns' or run a 'relay' however "
+      "For tests: memory begins as NaN, and products ask memory for what comes however little it is; "
+      "threads divide 'rows' or 'columns' or run a 'relay' however "
       "small the work ('': by its size).");
 }

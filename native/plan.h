@@ -191,7 +191,8 @@ struct Call {
   std::vector<MatrixArg> maps;
   std::vector<void*> sums;
   std::vector<OuterArg> outers;
-  // For tests: fill scratch memory with NaN first; divide the work like this however small it is.
+  // For tests: fill scratch memory with NaN first, and ask memory for what comes however little it is;
+  // divide the work like this however small it is.
   bool poison = false;
   Division division = Division::kAuto;
 

@@ -143,8 +143,7 @@ class _Chooser:
         # Where the output is the new state, the output is its history.
         self._in_output = {k for k in history if self.program.new_state[k] == self.program.output}
         free = {self.program.output} | {self.program.new_state[k] for k in history}
-        kept: set[int] = set()
-        kept |= self._normalised_products(needed)
+        kept = self._normalised_products(needed)
         there = free | kept  # in the backward step anyway
         for number in sorted(needed):
             if number in free or OPS[self.forward[number].op].group is Group.LEAF:
