@@ -63,7 +63,8 @@ nb::object forward_of_function(nb::handle ctx, nb::handle code, nb::handle cours
   const size_t states = count_states(code);
   Results results = run_forward(code, course, x, all.first(states), all.after(states));
   set_attribute(ctx, names().call, nb::make_tuple(code, course));
-  // A gradient that doesn't come is None, not a tensor of zeros that PyTorch makes.
+  // What PyTorch's methods for these two do, which are functions of Python's. A gradient that doesn't
+  // come is None, not a tensor of zeros that PyTorch makes.
   set_attribute(ctx, names().materialize_grads, nb::handle(Py_False));
   Results saved;
   saved.reserve(3 + all.size());

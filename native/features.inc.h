@@ -176,25 +176,6 @@ static void moments(T* d, int64_t d_stride, In<T> a, T eps, int64_t rows, int64_
   }
 }
 
-template <class T>
-static void normalise(T* d, int64_t d_stride, In<T> a, In<T> moments, int64_t rows, int64_t groups,
-                      int64_t m) {
-  for (int64_t row = 0; row < rows; ++row, d += d_stride) {
-    const T* mean = row_of(moments, row);
-    for (int64_t g = 0; g < groups; ++g) {
-      const T middle = mean[g], scale = mean[groups + g];
-      const T* p = row_of(a, row) + g * m * a.col_stride;
-      T* to = d + g * m;
-      int64_t i = 0;
-      if (a.col_stride) {
-        constexpr int W = Vec<T>::width;
-        for (; i + W <= m; i += W) store(to + i, (load(p + i) - middle) * scale);
-      }
-      for (; i < m; ++i) to[i] = (p[i * a.col_stride] - middle) * scale;
-    }
-  }
-}
-
 // A run's elements less its mean, over its deviation: of one mean and scale for all of them.
 template <class T>
 struct Normalised {
@@ -204,34 +185,41 @@ struct Normalised {
   OSTINATO_INLINE T one(int64_t i) const { return (p[i] - mean) * scale; }
 };
 
-// normalise(a) * b + c, of adjacent elements all.
 template <class T>
-static OSTINATO_INLINE void normalise_mul_add_run(T* to, const Normalised<T>& a, const T* b,
-                                                  const T* c, int64_t m) {
-  constexpr int W = Vec<T>::width;
-  int64_t i = 0;
-  for (; i + W <= m; i += W) store(to + i, fma(a.at(i), load(b + i), load(c + i)));
-  for (; i < m; ++i) to[i] = a.one(i) * b[i] + c[i];
+static void normalise(T* d, int64_t d_stride, In<T> a, In<T> moments, int64_t rows, int64_t groups,
+                      int64_t m) {
+  for (int64_t row = 0; row < rows; ++row, d += d_stride) {
+    const T* mean = row_of(moments, row);
+    for (int64_t g = 0; g < groups; ++g) {
+      const Normalised<T> run{row_of(a, row) + g * m * a.col_stride, mean[g], mean[groups + g]};
+      T* to = d + g * m;
+      int64_t i = 0;
+      if (a.col_stride) {
+        constexpr int W = Vec<T>::width;
+        for (; i + W <= m; i += W) store(to + i, run.at(i));
+      }
+      for (; i < m; ++i) to[i] = run.one(i * a.col_stride);
+    }
+  }
 }
 
 template <class T>
 static void normalise_mul_add(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t groups,
                               int64_t m) {
-  const bool adjacent = in[0].col_stride && in[2].col_stride && in[3].col_stride;
+  const int64_t a_step = in[0].col_stride, b_step = in[2].col_stride, c_step = in[3].col_stride;
   for (int64_t row = 0; row < rows; ++row, d += d_stride) {
     const T* mean = row_of(in[1], row);
     for (int64_t g = 0; g < groups; ++g) {
       const auto from = [&](const In<T>& a) { return row_of(a, row) + g * m * a.col_stride; };
-      const Normalised<T> a{from(in[0]), mean[g], mean[groups + g]};
+      const Normalised<T> run{from(in[0]), mean[g], mean[groups + g]};
       const T *b = from(in[2]), *c = from(in[3]);
       T* to = d + g * m;
-      if (adjacent) {
-        normalise_mul_add_run(to, a, b, c, m);
-        continue;
+      int64_t i = 0;
+      if (a_step && b_step && c_step) {
+        constexpr int W = Vec<T>::width;
+        for (; i + W <= m; i += W) store(to + i, fma(run.at(i), load(b + i), load(c + i)));
       }
-      for (int64_t i = 0; i < m; ++i) {
-        to[i] = a.one(i * in[0].col_stride) * b[i * in[2].col_stride] + c[i * in[3].col_stride];
-      }
+      for (; i < m; ++i) to[i] = run.one(i * a_step) * b[i * b_step] + c[i * c_step];
     }
   }
 }

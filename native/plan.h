@@ -46,7 +46,7 @@ struct Opening {
   bool read;
 };
 
-// A stream whose rows a step of the loop reads or writes, or (hoisted) a product before it has written.
+// A stream whose rows a step of the loop reads or writes; hoisted: a product before the loop writes it.
 struct Passing {
   int32_t stream;
   bool hoisted;
@@ -136,7 +136,7 @@ struct Plan {
   // that they write (scatter), where their rows are not evenly spaced in memory.
   std::vector<Opening> segment_opens[3];
   std::vector<int32_t> segment_writes[3];
-  // Derived: of the loop.
+  // Derived: what the loop's products ask memory for; a stream that is read one step back, as that.
   std::vector<Passing> passing;
   // Derived: streams of the caller's that are written.
   std::vector<int32_t> results;

@@ -456,7 +456,7 @@ class _Lowering:
         if compute.op in WITH_NORMALISE:
             moments = compute.args[1 if name == "normalise_mul_add" else -1]
             extra = self.nodes[moments].width // 2
-            if name == "normalise_grad_raw":
+            if name == "normalise_grad_raw":  # with a gain of 1
                 sources.insert(1, Place(Space.CONST, self._const(1.0), 0, True))
             name = name.replace("grad_mul", "grad")
         elif node.op == "sum_rows":
