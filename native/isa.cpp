@@ -22,12 +22,15 @@ struct Isa {
 struct Features {
   bool avx2 = false;  // with FMA
   bool avx512 = false;  // F, DQ, BW and VL
+  bool amd = false;
 };
 
 // What both the processor has and the operating system saves on a context switch.
 Features detect() {
   Features found;
   unsigned a, b, c, d;
+  constexpr unsigned kAuth = 0x68747541;  // "Auth" of AuthenticAMD
+  found.amd = __get_cpuid(0, &a, &b, &c, &d) && b == kAuth;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
   const bool os_saves = c >> 27 & 1, avx = c >> 28 & 1, fma = c >> 12 & 1;
   if (!os_saves || !avx || !fma) return found;
@@ -47,6 +50,8 @@ struct Table {
   Isa isas[3];
   const char* names[3];
   int count = 0;
+  Isa variants[2];  // for tests
+  int variant_count = 0;
 
   void add(Isa isa) {
     names[count] = isa.name;
@@ -58,7 +63,12 @@ struct Table {
 #ifdef OSTINATO_X86
     const Features features = detect();
     if (features.avx2) add({"avx2", isa_avx2::kernels_f32, isa_avx2::kernels_f64});
-    if (features.avx512) add({"avx512", isa_avx512::kernels_f32, isa_avx512::kernels_f64});
+    if (features.avx512) {
+      using namespace isa_avx512;
+      add({"avx512", features.amd ? kernels_f32 : kernels_f32_newton, kernels_f64});
+      variants[variant_count++] = {"avx512/division", kernels_f32, kernels_f64};
+      variants[variant_count++] = {"avx512/newton", kernels_f32_newton, kernels_f64};
+    }
 #endif
   }
 };
@@ -81,6 +91,9 @@ const Isa& find(const std::string& name) {
   for (int i = 0; i < table().count; ++i) {
     if (name == table().names[i]) return table().isas[i];
     available += std::string(i ? ", " : "") + "'" + table().names[i] + "'";
+  }
+  for (int i = 0; i < table().variant_count; ++i) {
+    if (name == table().variants[i].name) return table().variants[i];
   }
   throw std::invalid_argument("unknown or unavailable instruction set '" + name +
                               "'; this machine and build have " + available);

@@ -30,4 +30,16 @@ const Kernels<double>& kernels_f64() {
   return table;
 }
 
+#if defined(__AVX512F__)
+const Kernels<float>& kernels_f32_newton() {
+  static const Kernels<float> table = [] {
+    Kernels<float> kernels = make_kernels<float>();
+    kernels.pointwise[static_cast<int>(Op::kTanh)] = pointwise<float, TanhNewtonOp<float>>;
+    kernels.pointwise[static_cast<int>(Op::kSigmoid)] = pointwise<float, SigmoidNewtonOp<float>>;
+    return kernels;
+  }();
+  return table;
+}
+#endif
+
 }  // namespace ostinato::OSTINATO_ISA_NS

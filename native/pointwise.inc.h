@@ -54,6 +54,8 @@ OSTINATO_OP1(SinOp, M::sin(a))
 OSTINATO_OP1(CosOp, M::cos(a))
 OSTINATO_OP1(TanhOp, M::tanh(a))
 OSTINATO_OP1(SigmoidOp, M::sigmoid(a))
+OSTINATO_OP1(TanhNewtonOp, M::template tanh<true>(a))
+OSTINATO_OP1(SigmoidNewtonOp, M::template sigmoid<true>(a))
 OSTINATO_OP1(ErfOp, M::erf(a))
 OSTINATO_OP1(ReluOp, max(V{}, a))
 
@@ -269,6 +271,32 @@ static void pointwise(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int
 
 // ---- moves
 
+// A little adjacent memory goes from its end to its beginning. Such are the outputs of a step of few
+// units: what one core writes lies before what another does, and being written upwards it had lines
+// fetched in advance that were the other's. Two threads far from each other, (T, B, I, H) = (100, 32,
+// 32, 8), inference: Elman network, GRU and LSTM 0.89, 0.93 and 0.93 of the time, near 0.93, 0.95,
+// 0.98; pieces of 4 KiB (H = 64) 1.05, near 1.00.
+static constexpr int64_t kDownwards = 2048;
+
+template <class T>
+static void copy(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t cols) {
+  constexpr int64_t W = Vec<T>::width;
+  const bool adjacent = in->col_stride != 0 && in->row_stride == cols && d_stride == cols;
+  if (!adjacent || rows * cols * static_cast<int64_t>(sizeof(T)) > kDownwards) {
+    return pointwise<T, CopyOp<T>>(d, d_stride, in, rows, cols);
+  }
+  const T* const from = in->p;
+  int64_t left = rows * cols;
+  const int64_t rest = left % W;
+  left -= rest;
+  if (rest > 0) store(d + left, load(from + left, rest), rest);
+  for (; left >= 4 * W; left -= 4 * W) {
+    OSTINATO_UNROLLED
+    for (int v = 1; v <= 4; ++v) store(d + left - v * W, load(from + left - v * W));
+  }
+  for (; left > 0; left -= W) store(d + left - W, load(from + left - W));
+}
+
 template <class T>
 static OSTINATO_INLINE const T* row_of(const In<T>& a, int64_t r) {
   return a.p + r * a.row_stride;
@@ -311,6 +339,7 @@ void fill_pointwise(Kernels<T>& k) {
            DivOp, MaxOp, MinOp, PowOp, LtOp, LeOp, GtOp, GeOp, EqOp, NeOp, WhereOp, MulAddOp,
            NegMulAddOp, SigmoidGradOp, TanhGradOp, ReluGradOp, SigmoidGradMulOp, TanhGradMulOp>(
       k.pointwise);
+  k.pointwise[static_cast<int>(Op::kCopy)] = copy<T>;
   k.take = take<T>;
   k.put = put<T>;
 }

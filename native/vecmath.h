@@ -89,11 +89,12 @@ struct Math {
     return fma(x, chain<1, 2>(z, c), chain<0, 2>(z, c));
   }
 
-  // a / b to about 0.6 ULP for b in [0.5, 2] and |a| <= 1.
+  // a / b to about 0.6 ULP for b in [0.5, 2] and |a| <= 1. By Newton, with AVX-512 in float: 2^-14 from
+  // vrcp14ps and one step on the quotient, where vdivps is slow (kernels_f32_newton).
+  template <bool Newton>
   static OSTINATO_INLINE V ratio(V a, V b) {
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) {
-      // 2^-14 from vrcp14ps, one step of Newton on the quotient: measured twice as fast as vdivps.
+    if constexpr (Newton && sizeof(T) == 4) {
       const V inverse = (V)_mm512_maskz_rcp14_ps(0xffff, (__m512)b);
       const V q = a * inverse;
       return fma(fma(-q, b, a), inverse, q);
@@ -107,11 +108,16 @@ struct Math {
   struct Reduced {
     V t, n, p;
   };
+  template <bool TwoParts = true>
   static OSTINATO_INLINE Reduced reduce(V x) {
     const V t = fma(x, all(N::log2e), all(N::biased));
     const V n = t - N::biased;
-    V r = fma(n, all(-N::ln2_hi), x);
-    r = fma(n, all(-N::ln2_lo), r);
+    V r;
+    if constexpr (TwoParts) {
+      r = fma(n, all(-N::ln2_lo), fma(n, all(-N::ln2_hi), x));
+    } else {
+      r = fma(n, all(-(N::ln2_hi + N::ln2_lo)), x);
+    }
     const V z = r * r;
     return {t, n, fma(z, poly(r, z, N::exp_q), r)};
   }
@@ -158,44 +164,24 @@ struct Math {
     return or_sign(select(a.n == T(0), a.p, half + half), x);
   }
 
-  // tanh(x) = -u / (u + 1) for u = expm1(-2 |x|) / 2, with reduce() written out for twice its
-  // argument.
+  // tanh(x) = -u / (u + 2) for u = expm1(-2 |x|).
+  template <bool Newton = false>
   static OSTINATO_INLINE V tanh(V x) {
-    const V c = max(all(-N::tanh_max), minus_abs(x));
-    const V t = fma(c, all(2 * N::log2e), all(N::biased));
-    const V n = t - N::biased;
-    V r;
-    if constexpr (kHasFma) {
-      // log(2) in one part: what that loses of r grows with -n, but u's sensitivity is 2^n.
-      r = fma(n, all(T(-0.5) * (N::ln2_hi + N::ln2_lo)), c);
-    } else {
-      r = fma(n, all(T(-0.5) * N::ln2_hi), c);
-      r = fma(n, all(T(-0.5) * N::ln2_lo), r);
-    }
-    const V z = r * r;
-    const V p = fma(z, poly(r, z, Twice::q), r);  // expm1(2 r) / 2
-    const V s = power(t, 0);
-    const V u = fma(s, p, fma(s, all(T(0.5)), all(T(-0.5))));
-    return with_sign(ratio(u, u + T(1)), x);
+    const V half = minus_abs(x);
+    // With a fused multiply-add log(2) in one part: what that loses grows with -n, but u's sensitivity
+    // is 2^n.
+    const Reduced a = reduce<!kHasFma>(max(all(-2 * N::tanh_max), half + half));
+    const V s = power(a.t, 0);
+    const V u = fma(s, a.p, s - T(1));
+    return with_sign(ratio<Newton>(u, u + T(2)), x);
   }
-  struct Coefficients {
-    static constexpr int count = sizeof(N::exp_q) / sizeof(T);
-    T c[count];
-    constexpr Coefficients() : c{} {
-      T factor = 2;
-      for (int k = 0; k < count; ++k, factor *= 2) c[k] = N::exp_q[k] * factor;
-    }
-  };
-  struct Twice {
-    static constexpr Coefficients table{};
-    static constexpr const T (&q)[Coefficients::count] = table.c;
-  };
 
   // 1 / (1 + z) or z / (1 + z) for z = exp(-|x|), so that nothing overflows or cancels.
+  template <bool Newton = false>
   static OSTINATO_INLINE V sigmoid(V x) {
     const Reduced a = reduce(max(all(N::exp_min), minus_abs(x)));
     const V z = scale_down(a.p + T(1), a);
-    return ratio(select(to_bits(x) < 0, z, all(T(1))), z + T(1));
+    return ratio<Newton>(select(to_bits(x) < 0, z, all(T(1))), z + T(1));
   }
 
   // u = 2^k m with m in [sqrt(1/2), sqrt(2)); u normal.

@@ -20,7 +20,12 @@ from ostinato import _native
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ISAS = _native.available_isas()
+#: "avx512" is one of two, by the processor.
+ISAS = [
+    variant
+    for isa in _native.available_isas()
+    for variant in ((f"{isa}/division", f"{isa}/newton") if isa == "avx512" else (isa,))
+]
 BOUNDS = {
     (name, dtype): bound
     for name, _, *bounds in _native.op_table()
