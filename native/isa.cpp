@@ -22,7 +22,7 @@ struct Isa {
 struct Features {
   bool avx2 = false;  // with FMA
   bool avx512 = false;  // F, DQ, BW and VL
-  bool amd = false;
+  bool zen4 = false;  // or Zen 3, which hasn't AVX-512; later ones weren't measured
 };
 
 // What both the processor has and the operating system saves on a context switch.
@@ -30,8 +30,9 @@ Features detect() {
   Features found;
   unsigned a, b, c, d;
   constexpr unsigned kAuth = 0x68747541;  // "Auth" of AuthenticAMD
-  found.amd = __get_cpuid(0, &a, &b, &c, &d) && b == kAuth;
+  const bool amd = __get_cpuid(0, &a, &b, &c, &d) && b == kAuth;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
+  found.zen4 = amd && (a >> 8 & 15) + (a >> 20 & 255) == 0x19;
   const bool os_saves = c >> 27 & 1, avx = c >> 28 & 1, fma = c >> 12 & 1;
   if (!os_saves || !avx || !fma) return found;
   unsigned saved, high;
@@ -65,7 +66,7 @@ struct Table {
     if (features.avx2) add({"avx2", isa_avx2::kernels_f32, isa_avx2::kernels_f64});
     if (features.avx512) {
       using namespace isa_avx512;
-      add({"avx512", features.amd ? kernels_f32 : kernels_f32_newton, kernels_f64});
+      add({"avx512", features.zen4 ? kernels_f32 : kernels_f32_newton, kernels_f64});
       variants[variant_count++] = {"avx512/division", kernels_f32, kernels_f64};
       variants[variant_count++] = {"avx512/newton", kernels_f32_newton, kernels_f64};
     }

@@ -182,6 +182,17 @@ def test_an_element_does_not_depend_on_its_place(name: str, dtype: str, isa: str
     np.testing.assert_array_equal(one, np.repeat(want[:, None], 3, 1))
 
 
+@pytest.mark.skipif("avx512" not in _native.available_isas(), reason="this processor lacks it")
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_avx512_divides_in_one_of_two_ways(name: str) -> None:
+    x = np.random.default_rng(2).normal(0, 2, 4096).astype("float32")
+    chosen, division, newton = (
+        _run(name, isa, x) for isa in ("avx512", "avx512/division", "avx512/newton")
+    )
+    assert (division != newton).any()
+    assert any(np.array_equal(chosen, way) for way in (division, newton))
+
+
 def test_the_header_states_the_bounds() -> None:
     """native/vecmath.h prints the table that the engine has."""
     header = Path(__file__).parents[2] / "native" / "vecmath.h"
