@@ -586,6 +586,6 @@ void bind_loop(nb::module_& m) {
       },
       nb::arg("poison") = false, nb::arg("divide") = "",
       "For tests: memory begins as NaN, and products ask memory for what comes however little it is; "
-      "threads divide 'rows' or 'columns' or run a 'relay' however "
-      "small the work ('': by its size).");
+      "threads divide 'rows' or 'columns' or run a 'relay' however small the work ('': by its "
+      "size).");
 }

@@ -32,7 +32,8 @@ Features detect() {
   constexpr unsigned kAuth = 0x68747541;  // "Auth" of AuthenticAMD
   const bool amd = __get_cpuid(0, &a, &b, &c, &d) && b == kAuth;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
-  found.zen4 = amd && (a >> 8 & 15) + (a >> 20 & 255) == 0x19;
+  const unsigned family = (a >> 8 & 15) + (a >> 20 & 255);  // base and extended
+  found.zen4 = amd && family == 0x19;
   const bool os_saves = c >> 27 & 1, avx = c >> 28 & 1, fma = c >> 12 & 1;
   if (!os_saves || !avx || !fma) return found;
   unsigned saved, high;

@@ -104,7 +104,7 @@ struct Math {
   }
 
   // x = n log(2) + r with |r| <= log(2) / 2: 2^n's exponent in the low bits of t, n as a number,
-  // and p = expm1(r). |n| must be below 2^11 (2^9 for float).
+  // and p = expm1(r). |n| must be below 2^11 (2^9 for float). TwoParts: r as exact as if log(2) were.
   struct Reduced {
     V t, n, p;
   };
@@ -167,10 +167,10 @@ struct Math {
   // tanh(x) = -u / (u + 2) for u = expm1(-2 |x|).
   template <bool Newton = false>
   static OSTINATO_INLINE V tanh(V x) {
-    const V half = minus_abs(x);
+    const V minus = minus_abs(x);
     // With a fused multiply-add log(2) in one part: what that loses grows with -n, but u's sensitivity
     // is 2^n.
-    const Reduced a = reduce<!kHasFma>(max(all(-2 * N::tanh_max), half + half));
+    const Reduced a = reduce<!kHasFma>(max(all(-2 * N::tanh_max), minus + minus));
     const V s = power(a.t, 0);
     const V u = fma(s, a.p, s - T(1));
     return with_sign(ratio<Newton>(u, u + T(2)), x);
