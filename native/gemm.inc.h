@@ -5,6 +5,9 @@
 // whatever the tile: a row's bits depend neither on the other rows nor on how columns are divided.
 #pragma once
 
+#include <array>
+#include <utility>
+
 #include "kernels.h"
 #include "outer.inc.h"
 #include "pack.inc.h"
@@ -27,15 +30,14 @@ struct GemmTile {
   Ahead* ahead;  // null, or two lines to be asked for at each step of k
 };
 
-// H rows, from `column` on V vectors in each of P panels (more than one only of whole panels). Half:
-// of the last vector no more than that is needed, which takes half as long where a core has two units
+// H rows, V vectors from `column` on, of as many panels as they take. Half: of the last vector no more than that is needed, which takes half as long where a core has two units
 // for halves and the two together for whole vectors. Whole: the last vector, or half, is full. What is
 // read of `t` is read before anything is stored, since a store might change it for all that the
 // compiler knows.
-template <class T, int H, int V, int P, bool Half, bool Whole, bool Asks = false>
+template <class T, int H, int V, bool Half, bool Whole, bool Asks = false>
 OSTINATO_INLINE void gemm_tile_of(const GemmTile<T>& t) {
   static_assert(kHalves || !Half);
-  constexpr int W = Vec<T>::width, N = V * P - Half;
+  constexpr int W = Vec<T>::width, N = V - Half;
   const int64_t last = t.last;
   T* const* const out = t.out;
   const int64_t column = t.column;
@@ -82,9 +84,12 @@ OSTINATO_INLINE void gemm_tile_of(const GemmTile<T>& t) {
       VecOf<T> right[N + Half];
       HalfOf<T> right_half;
       for (int v = 0; v < N; ++v) {
-        right[v] = in_register(load(packed + v / V * panel_step + v % V * W));
+        right[v] = in_register(load(packed + v / kVectors * panel_step + v % kVectors * W));
       }
-      if constexpr (Half) right_half = in_register(load_half<true>(packed + N * W, 0));
+      if constexpr (Half) {
+        const T* const from = packed + N / kVectors * panel_step + N % kVectors * W;
+        right_half = in_register(load_half<true>(from, 0));
+      }
       for (int h = 0; h < H; ++h) {
         if constexpr (N > 0) {
           const VecOf<T> left = broadcast(row[h][p]);
@@ -108,15 +113,15 @@ void gemm_tile(const GemmTile<T>& t) {
   constexpr int64_t W = Vec<T>::width;
   if (t.last == W) {
     if constexpr (V == kVectors) {
-      if (t.ahead != nullptr) return gemm_tile_of<T, H, V, 1, false, true, true>(t);
+      if (t.ahead != nullptr) return gemm_tile_of<T, H, V, false, true, true>(t);
     }
-    return gemm_tile_of<T, H, V, 1, false, true>(t);
+    return gemm_tile_of<T, H, V, false, true>(t);
   }
   if constexpr (kHalves) {
-    if (t.last == W / 2) return gemm_tile_of<T, H, V, 1, true, true>(t);
-    if (t.last < W / 2) return gemm_tile_of<T, H, V, 1, true, false>(t);
+    if (t.last == W / 2) return gemm_tile_of<T, H, V, true, true>(t);
+    if (t.last < W / 2) return gemm_tile_of<T, H, V, true, false>(t);
   }
-  gemm_tile_of<T, H, V, 1, false, false>(t);
+  gemm_tile_of<T, H, V, false, false>(t);
 }
 
 // The tile functions: fn[vectors - 1][height - 1].
@@ -219,10 +224,26 @@ void gemm_few_rows(const Product<T>& p, int64_t n_begin, int64_t count, bool des
   t.packed = p.packed + t.column * p.k;
   const int64_t step = descending ? -stride : stride, packed_step = step * p.k;
   for (int64_t i = 0; i < count; ++i) {
-    gemm_tile_of<T, H, kVectors, P, false, true>(t);
+    gemm_tile_of<T, H, kVectors * P, false, true>(t);
     t.column += step;
     t.packed += packed_step;
   }
+}
+
+// H rows, and at the end of the map a panel and some of the next one's columns, at once: with those
+// alone there would be too few sums in flight.
+template <class T, int H>
+void gemm_panel_and_part(const Product<T>& p, int64_t column, int64_t width) {
+  constexpr int64_t W = Vec<T>::width;
+  using Fn = void (*)(const GemmTile<T>&);
+  static constexpr auto fn = []<int... V>(std::integer_sequence<int, V...>) {
+    return std::array<Fn, kVectors>{gemm_tile<T, H, kVectors + 1 + V>...};
+  }(std::make_integer_sequence<int, kVectors>{});
+  const int64_t vectors = (width + W - 1) / W;
+  const GemmTile<T> t{p.a,   0,    p.k,    p.packed + column * p.k, kPanel<T> * p.k,
+                      p.out, column, p.bias, p.accumulate,            width - (vectors - 1) * W,
+                      nullptr};
+  fn[vectors - kVectors - 1](t);
 }
 
 template <class T>
@@ -249,10 +270,15 @@ void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n
   const auto fn = one         ? gemm_few_rows<T, 1, 1>
                   : rows == 1 ? gemm_few_rows<T, 1, 2>
                               : gemm_few_rows<T, 2, 2>;
-  const int64_t count = (n_end - n_begin) / panel / (one ? 1 : 2);
+  int64_t count = (n_end - n_begin) / panel / (one ? 1 : 2);
+  if (one && count > 0 && (n_end - n_begin) % panel != 0) --count;
   const int64_t rest = n_begin + count * (one ? panel : 2 * panel);
   const auto run_rest = [&] {
-    for (int64_t j = rest; j < n_end; j += panel) gemm_panel(p, j, smaller(panel, n_end - j));
+    if (n_end - rest > panel) {
+      (rows == 1 ? gemm_panel_and_part<T, 1> : gemm_panel_and_part<T, 2>)(p, rest, n_end - rest);
+    } else if (n_end > rest) {
+      gemm_panel(p, rest, n_end - rest);
+    }
   };
   if (descending) run_rest();
   if (count > 0) fn(p, n_begin, count, descending);
