@@ -71,7 +71,7 @@ struct Scratch {
 template <class T>
 void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector<T>> bias,
           MutableMatrix<T> out, bool accumulate, int64_t n_begin, int64_t n_end,
-          bool descending, bool asks) {
+          bool descending, bool asks, int64_t k_cut, int64_t n_cut) {
   const Kernels<T>& table = kernels_of<T>(isa.c_str());
   const int64_t rows = a.shape(0), k = a.shape(1), n = w.shape(1);
   require(static_cast<int64_t>(w.shape(0)) == k, "gemm: a is (rows, k) and w is (k, n)");
@@ -81,16 +81,44 @@ void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector
           "gemm: 0 <= n_begin <= n_end <= n, and n_begin is a multiple of the panel");
   require(!bias || (static_cast<int64_t>(bias->shape(0)) == n && bias->stride(0) == 1),
           "gemm: bias is (n,), contiguous");
+  require(0 <= k_cut && k_cut <= k && 0 <= n_cut && n_cut <= n, "gemm: cuts lie within w");
   const auto from = row_pointers(a);
   const auto to = row_pointers(out);
   const nb::gil_scoped_release released;
   const Scratch<T> packed(packed_size(table.panel, k, n));
-  table.pack(packed.data, w.data(), w.stride(0), w.stride(1), k, n);
+  const auto pack = [&](int64_t row, int64_t rows_here, int64_t column, int64_t columns) {
+    table.pack(packed.data + row * table.panel, w.data() + row * w.stride(0) + column * w.stride(1),
+               w.stride(0), w.stride(1), rows_here, columns, column, k);
+  };
+  for (const auto& [column, columns] : {std::pair(int64_t{0}, n_cut), std::pair(n_cut, n - n_cut)}) {
+    pack(0, k_cut, column, columns);
+    pack(k_cut, k - k_cut, column, columns);
+  }
   Ahead ahead;
   for (const T* row : from) ahead.add(row, k * static_cast<int64_t>(sizeof(T)));
   table.gemm(from.data(), rows, k, packed.data, n_begin, n_end, to.data(),
              bias ? bias->data() : nullptr, accumulate, descending,
              asks ? &ahead : nullptr);
+}
+
+template <class T>
+using MutableVector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+void hand_over(const std::string& isa, MutableVector<T> to, MutableVector<T> from) {
+  require(to.size() == from.size(), "hand_over: to and from are as long");
+  kernels_of<T>(isa.c_str()).hand_over(to.data(), from.data(), static_cast<int64_t>(to.size()));
+}
+
+template <class T>
+int64_t receive(const std::string& isa, MutableVector<T> to, MutableVector<T> from) {
+  require(to.size() == from.size(), "receive: to and from are as long");
+  return kernels_of<T>(isa.c_str()).receive(to.data(), from.data(), static_cast<int64_t>(to.size()));
+}
+
+template <class T>
+void withdraw(const std::string& isa, MutableVector<T> at) {
+  kernels_of<T>(isa.c_str()).withdraw(at.data(), static_cast<int64_t>(at.size()));
 }
 
 template <class T>
@@ -116,8 +144,16 @@ void bind_products(nb::module_& m) {
   m.def("gemm", &gemm<T>, nb::arg("isa"), nb::arg("a").noconvert(), nb::arg("w").noconvert(),
         nb::arg("bias").noconvert().none(), nb::arg("out").noconvert(), nb::arg("accumulate"),
         nb::arg("n_begin"), nb::arg("n_end"), nb::arg("descending") = false, nb::arg("asks") = false,
+        nb::arg("k_cut") = 0, nb::arg("n_cut") = 0,
         "For tests: out[:, n_begin:n_end] (+)= a @ w + bias, by the named instruction set; "
-        "descending: the last columns first; asks: memory is asked for while it computes.");
+        "descending: the last columns first; asks: memory is asked for while it computes; w is packed "
+        "in four parts, cut there.");
+  m.def("hand_over", &hand_over<T>, nb::arg("isa"), nb::arg("to").noconvert(), nb::arg("from").noconvert(),
+        "For tests: hand a vector over, in memory where another thread looks.");
+  m.def("receive", &receive<T>, nb::arg("isa"), nb::arg("to").noconvert(), nb::arg("from").noconvert(),
+        "For tests: copy what has been handed over, up to the first vector with a gap; how many.");
+  m.def("withdraw", &withdraw<T>, nb::arg("isa"), nb::arg("at").noconvert(),
+        "For tests: as if nothing had been handed over.");
   m.def("outer", &outer<T>, nb::arg("isa"), nb::arg("a").noconvert(), nb::arg("dz").noconvert(),
         nb::arg("g").noconvert(), "For tests: g += dz.T @ a, by the named instruction set.");
 }

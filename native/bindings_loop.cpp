@@ -550,7 +550,10 @@ void bind_loop(nb::module_& m) {
   nb::class_<Bound>(m, "Plan", "A step's plan, decoded, and where a call's tensors belong in it.")
       .def("__init__", &make, nb::arg("code"), nb::arg("consts"), nb::arg("streams"),
            nb::arg("vectors"), nb::arg("maps"), nb::arg("outers"), nb::arg("statics"),
-           nb::arg("gradients"));
+           nb::arg("gradients"))
+      .def_prop_ro("units", [](const Bound& self) { return self.plan.units; },
+                   "Columns of the runs of which all values are made, so that threads can divide units; "
+                   "0: they can't.");
   m.def(
       "forward",
       [](nb::handle code, nb::handle course, nb::handle x, nb::handle state, nb::handle statics,
@@ -578,7 +581,7 @@ void bind_loop(nb::module_& m) {
   m.def(
       "set_testing",
       [](bool poison, const std::string& divide) {
-        const char* const kinds[] = {"", "rows", "columns", "relay"};  // in the order of Division
+        const char* const kinds[] = {"", "rows", "columns", "units", "relay"};  // in the order of Division
         const auto found = std::find(std::begin(kinds), std::end(kinds), divide);
         if (found == std::end(kinds)) throw std::invalid_argument("no such division: " + divide);
         poisoned = poison;
@@ -586,6 +589,6 @@ void bind_loop(nb::module_& m) {
       },
       nb::arg("poison") = false, nb::arg("divide") = "",
       "For tests: memory begins as NaN, and products ask memory for what comes however little it is; "
-      "threads divide 'rows' or 'columns' or run a 'relay' however small the work ('': by its "
+      "threads divide 'rows', 'columns' or 'units' or run a 'relay' however small the work ('': by its "
       "size).");
 }

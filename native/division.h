@@ -20,6 +20,16 @@ inline constexpr int64_t kLargeBytes = int64_t{2} << 20;
 // one row and two threads win 15 % at 256 KiB and lose 20 % at 64 KiB.
 inline constexpr int64_t kTeamBytes = int64_t{192} << 10;
 
+// Threads divide units instead, where each has a vector of them, and the maps that a step reads (all,
+// where none is the loop's) are as large as this, in inference times rows. AMD EPYC, two threads, CPUs near each other and far from each other, against
+// a relay or columns, inference of one row, T = 256: LSTM and GRU at H = 64 0.83 and 0.86, 0.83 and
+// 0.92, Elman network at 128 0.80 and 0.93, at 96 0.96, GRU and LSTM at 48 near 1.09 and 1.05. Training:
+// LSTM and GRU at H = 64 1.01 and 1.15, 0.97 and 1.04, GRU at 96 0.94 and 0.94, LSTM, GRU and Elman
+// network at 128 0.86 and 0.91, 0.89 and 0.91, 0.91 and 0.99, at 256 0.96 and 0.89, 0.95 and 0.86, 0.85
+// and 0.95; LSTM with four rows at 128 0.82 and 0.91, at 64 0.97 and 1.17. Near, where no product is in
+// the loop: IndRNN and minGRU at 256, inference 0.66 and 0.64, training 0.72 and 0.68, at 64 1.00 to 1.11.
+inline constexpr int64_t kUnitsBytes = int64_t{48} << 10, kUnitsBytesTraining = int64_t{96} << 10;
+
 // Before that comes a relay, where the loop's maps are smaller than this: two threads, LSTM at
 // (T, B, H) = (100, 4, 64), (100, 7, 64), (256, 2, 128) 0.72 to 0.80 of the time that columns take; at
 // (256, 1, 192) 1.00 in training, 1.16 in inference.
@@ -37,15 +47,21 @@ inline constexpr int64_t kRelayWorkEach = 40;
 
 struct Teams {
   int64_t count = 1, members = 1;
-  bool relay = false;
+  Division divided = Division::kRows;  // by teams rows, or units; or by members columns, or a relay
 };
 
-// `loop_bytes`: of the maps that the loop reads at each step.
-inline Teams divide(const Plan& plan, const Call& call, int64_t loop_bytes) {
+// `loop_bytes`: of the maps that the loop reads at each step; `map_bytes`: of all; `vector`: elements of
+// a vector.
+inline Teams divide(const Plan& plan, const Call& call, int64_t loop_bytes, int64_t map_bytes,
+                    int64_t vector) {
   const int64_t asked = std::max<int64_t>(1, call.threads);
-  if (call.division == Division::kRows) return {asked, 1, false};
-  if (call.division == Division::kColumns) return {1, asked, false};
-  if (call.division == Division::kRelay) return {1, asked, asked > 1};
+  const bool has_units = asked > 1 && asked <= plan.most_unit_threads;
+  if (call.division == Division::kRows) return {asked, 1};
+  if (call.division == Division::kUnits && has_units) return {asked, 1, Division::kUnits};
+  if (call.division == Division::kColumns || call.division == Division::kUnits) {
+    return {1, asked, Division::kColumns};
+  }
+  if (call.division == Division::kRelay) return {1, asked, Division::kRelay};
 
   const int64_t beside_each = plan.work[kPre] + plan.work[kPost];
   const int64_t beside = call.row_steps * beside_each;
@@ -54,15 +70,21 @@ inline Teams divide(const Plan& plan, const Call& call, int64_t loop_bytes) {
   const bool shares_fit = loop_bytes <= level2_bytes() * threads;
   const bool large = loop_bytes > kLargeBytes && (plan.backward || shares_fit);
   const int64_t enough = large ? kTeamRowsLarge : kTeamRows;
-  if (threads == 1 || call.rows >= enough * threads) return {threads, 1, false};
+  if (threads == 1 || call.rows >= enough * threads) return {threads, 1};
+  const int64_t unit_bytes = loop_bytes > 0 ? loop_bytes : map_bytes;
+  const bool many_units = plan.backward || plan.keeps ? unit_bytes >= kUnitsBytesTraining
+                                                      : unit_bytes * call.rows >= kUnitsBytes;
+  if (many_units && plan.units >= vector * threads && threads <= plan.most_unit_threads) {
+    return {threads, 1, Division::kUnits};
+  }
   const int64_t teams = std::clamp<int64_t>(call.rows / kTeamRows, 1, threads);
   const int64_t relay_work = plan.backward ? kRelayWorkBackward : kRelayWork;
   if (loop_bytes < kRelayBytes && threads / teams > 1 && beside >= relay_work * teams &&
       beside_each >= kRelayWorkEach * plan.crossing) {
-    return {teams, threads / teams, true};
+    return {teams, threads / teams, Division::kRelay};
   }
-  if (loop_bytes * call.rows >= kTeamBytes) return {1, threads, false};
-  return {teams, 1, false};
+  if (loop_bytes * call.rows >= kTeamBytes) return {1, threads, Division::kColumns};
+  return {teams, 1};
 }
 
 }  // namespace ostinato

@@ -4,6 +4,7 @@
 
 #include "features.inc.h"
 #include "gemm.inc.h"
+#include "handover.inc.h"
 #include "kernels.h"
 #include "pointwise.inc.h"
 #include "vec.h"
@@ -15,6 +16,7 @@ Kernels<T> make_kernels() {
   Kernels<T> kernels{};
   kernels.isa = OSTINATO_ISA_NAME;
   fill_gemm(kernels);
+  fill_handover(kernels);
   fill_pointwise(kernels);
   fill_features(kernels);
   return kernels;

@@ -112,8 +112,10 @@ struct Kernels {
 
   // ---- matrix products. A map of k inputs and n outputs is packed into ceil(n / panel) panels;
   // panel j holds columns [j * panel, (j + 1) * panel), k rows of `panel` elements, zeros past n.
-  // Element (i, j) of the map is w[i * k_stride + j * n_stride].
-  void (*pack)(T* packed, const T* w, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n);
+  // Element (i, j) of the map is w[i * k_stride + j * n_stride]. These may be columns from `first` on
+  // of a packed map that has others before them, and the first k of `k_all` rows that `packed` has.
+  void (*pack)(T* packed, const T* w, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n,
+               int64_t first, int64_t k_all);
   // out[i][0..n) = (accumulate ? out[i] : 0) + bias + a[i][0..k) * map, for i < rows; a[i], out[i]
   // point at rows; bias may be null. Only columns [n_begin, n_end) are touched; n_begin is a
   // multiple of panel. `descending`: the last columns first. `ahead`: null, or what to ask memory for
@@ -127,6 +129,13 @@ struct Kernels {
   void (*outer)(const T* const* a, const T* const* dz, int64_t rows, int64_t k, int64_t n, T* g,
                 int64_t n_stride, int64_t k_stride, T* scratch);
   int64_t (*outer_scratch)(int64_t rows, int64_t k, int64_t n);
+
+  // ---- from thread to thread. hand_over: copies to memory that another thread looks at. receive: from
+  // there, up to where nothing has been handed over yet; returns how many. withdraw: as if nothing had
+  // been handed over.
+  void (*hand_over)(T* to, const T* from, int64_t n);
+  int64_t (*receive)(T* to, const T* from, int64_t n);
+  void (*withdraw)(T* at, int64_t n);
 };
 
 inline int64_t packed_size(int64_t panel, int64_t k, int64_t n) {

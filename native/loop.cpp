@@ -3,12 +3,17 @@
 // core's cache) divides the columns of each product and the rows of each segment, and meets at a
 // barrier after each; or, where a step has too little work for that, it runs a relay (run_relay()).
 //
+// Or it's units that are divided (units.h): each team is one thread that has all rows, but only some
+// units of them. Its plan is narrower, all that it computes in is its own, and for products with state
+// teams hand over to one another (handover.inc.h) what the others need.
+//
 // Time goes in chunks of steps: hoisted instructions run on all rows of the chunk, then the loop
 // step by step, then the deferred instructions on all rows of the chunk. So what they hand to one
 // another stays in cache, and no buffer grows with T.
 #include "loop.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 
 #include "denormals.h"
@@ -17,6 +22,7 @@
 #include "places.h"
 #include "pool.h"
 #include "scratch.h"
+#include "spin.h"
 #include "teams.h"
 
 namespace ostinato {
@@ -26,7 +32,7 @@ template <class T>
 class Body {
  public:
   Body(const Shared<T>& shared, const Worker<T>& worker)
-      : plan_(shared.plan), call_(shared.call), k_(shared.kernels), shared_(shared),
+      : plan_(*worker.team->plan), call_(shared.call), k_(shared.kernels), shared_(shared),
         worker_(worker), team_(*worker.team),
         places_(shared, worker),
         everybody_(team_.rows, worker.member, team_.members, team_.barrier.get()),
@@ -42,6 +48,7 @@ class Body {
       enter(c);
       run_deferred(kPre);
       run_loop();
+      publish();
       run_deferred(kPost);
     }
     finish_carry();
@@ -109,18 +116,28 @@ class Body {
     if (crew_.count > 1) crew_.barrier->wait();
   }
 
+  // What this team has of a row of so many columns: f(first, where it lies in the team's row, how many).
+  template <class F>
+  void each_run(int64_t columns, const F& f) const {
+    if (plan_.own.run == 0) return f(0, 0, columns);
+    plan_.own.each_run(columns, f);
+  }
+
   // ---- carried values ----
 
   void start_carry() {
     const auto [lo, hi] = share(team_.rows);
     for (size_t slot = 0; slot < plan_.carry.size(); ++slot) {
-      const int64_t width = plan_.carry[slot];
+      const int64_t width = plan_.carry[slot], whole = shared_.plan.carry[slot];
       const T* init = static_cast<const T*>(call_.carry_init[slot]);
       // Backward, a row joins at its own last step, whichever buffer is then read.
       for (int b = 0; b < (plan_.backward ? 2 : 1); ++b) {
         for (int64_t i = lo; i < hi; ++i) {
-          const T* from = init + places_.batch(team_.begin + i) * width;
-          std::copy(from, from + width, team_.carry[b][slot] + i * width);
+          const T* from = init + places_.batch(team_.begin + i) * whole;
+          T* to = team_.carry[b][slot] + i * width;
+          each_run(whole, [&](int64_t first, int64_t at, int64_t n) {
+            std::copy(from + first, from + first + n, to + at);
+          });
         }
       }
     }
@@ -130,12 +147,15 @@ class Body {
   void finish_carry() {
     const auto [lo, hi] = share(team_.rows);
     for (size_t slot = 0; slot < plan_.carry.size(); ++slot) {
-      const int64_t width = plan_.carry[slot];
+      const int64_t width = plan_.carry[slot], whole = shared_.plan.carry[slot];
       T* out = static_cast<T*>(call_.carry_final[slot]);
       for (int64_t i = lo; i < hi; ++i) {
         const int64_t made = plan_.backward ? call_.steps : call_.length[team_.begin + i];
         const T* from = team_.carry[made & 1][slot] + i * width;
-        std::copy(from, from + width, out + places_.batch(team_.begin + i) * width);
+        T* to = out + places_.batch(team_.begin + i) * whole;
+        each_run(whole, [&](int64_t first, int64_t at, int64_t n) {
+          std::copy(from + at, from + at + n, to + first);
+        });
       }
     }
   }
@@ -194,6 +214,21 @@ class Body {
     }
   }
 
+  // Where teams divide units: each writes its columns of the chunk's rows.
+  void publish() {
+    for (const Staged& s : plan_.staged) {
+      const int64_t width = plan_.chunk[s.chunk];
+      const T* from = team_.chunk[s.chunk] + places_.chunk_row(first_) * width;
+      places_.each_block(s.stream, first_, last_, [&](T* to, int64_t stride, int64_t rows) {
+        plan_.own.each_run(plan_.streams[s.stream].width, [&](int64_t first, int64_t at, int64_t n) {
+          const In<T> in{from + at, width, 1};
+          k_.pointwise[static_cast<int>(Op::kCopy)](to + first, stride, &in, rows, n);
+        });
+        from += rows * width;
+      });
+    }
+  }
+
   void run_deferred(int phase) {
     for (const Instr& instr : plan_.phases[phase]) {
       if (instr.kind == InstrKind::kSegment) {
@@ -213,6 +248,8 @@ class Body {
   }
 
   void product(const Instr& instr, int64_t from, int64_t to, Ahead* ahead = nullptr) {
+    const bool of_units = plan_.own.run > 0;
+    if (of_units && instr.kind == InstrKind::kGemm) return product_of_units(instr, from, to, ahead);
     const int64_t rows = places_.point(instr.a, from, to, worker_.a_rows);
     if (rows == 0) return;
     places_.point(instr.out, from, to, worker_.out_rows);
@@ -233,7 +270,9 @@ class Body {
         }
       }
       if (begin == end) continue;
-      if (instr.kind == InstrKind::kGemm) {
+      if (of_units) {
+        weight_gradient_of_units(instr, map, rows);
+      } else if (instr.kind == InstrKind::kGemm) {
         const T* bias = instr.bias < 0 ? nullptr : places_.vector(instr.bias) + g * map.n;
         k_.gemm(worker_.a_rows, rows, map.k, packed, begin, end, worker_.out_rows, bias,
                 instr.accumulate, descending_, ahead);
@@ -241,6 +280,133 @@ class Body {
         weight_gradient(instr, map, g, rows, begin, end);
       }
     }
+  }
+
+  // Where teams divide units: while others hand over their part, what needs none of it is computed.
+  void product_of_units(const Instr& instr, int64_t from, int64_t to, Ahead* ahead) {
+    const SharedMap& map = plan_.shared_maps[instr.id];
+    const int64_t rows = places_.point(instr.a, from, to, worker_.a_rows);
+    if (rows == 0) return;
+    if (map.exchange == Exchange::kSums) return product_by_sums(instr, map, from, to, rows);
+    const T* packed = team_.packed[instr.id];
+    const bool all = map.exchange == Exchange::kNone;
+    if (!all) hand_over_inputs(map, rows);
+    const int64_t k = map.rows[team_.index], n = map.columns[team_.index];
+    places_.point(instr.out, from, to, worker_.out_rows);
+    multiply(rows, k, packed, n, team_.biases[instr.id], instr.accumulate, ahead);
+    if (all) return;
+    receive_inputs(map, rows);
+    multiply(rows, map.k - k, packed + packed_size(k_.panel, k, n), n, nullptr, true, ahead);
+  }
+
+  void multiply(int64_t rows, int64_t k, const T* packed, int64_t n, const T* bias, bool accumulate,
+                Ahead* ahead) {
+    k_.gemm(worker_.a_rows, rows, k, packed, 0, n, worker_.out_rows, bias, accumulate, descending_, ahead);
+  }
+
+  void hand_over_inputs(const SharedMap& map, int64_t rows) {
+    const int64_t k = map.rows[team_.index];
+    T* const to = next_turn(rows * k);
+    for (int64_t i = 0; i < rows; ++i) k_.hand_over(to + i * k, worker_.a_rows[i], k);
+  }
+
+  void receive_inputs(const SharedMap& map, int64_t rows) {
+    const int64_t k = map.k - map.rows[team_.index];
+    T* to = team_.received;
+    for (const Team<T>& other : shared_.teams) {
+      if (&other == &team_) continue;
+      const T* const from = other.handed[turn_ % kTurns];
+      const int64_t part = map.rows[other.index];
+      if (part == k) {
+        receive(to, from, rows * k);
+      } else {
+        for (int64_t i = 0; i < rows; ++i) receive(to + i * k, from + i * part, part);
+      }
+      to += part;
+    }
+    end_turn();
+    Places<T>::spread(team_.received, k, rows, worker_.a_rows);
+  }
+
+  void product_by_sums(const Instr& instr, const SharedMap& map, int64_t from, int64_t to,
+                       int64_t rows) {
+    const int64_t k = map.rows[team_.index], n = map.columns[team_.index];
+    T* const handed = next_turn(rows * map.n);
+    const bool joined = map.joined(k_.panel);
+    if (joined) {
+      Places<T>::spread(team_.sums, map.n, rows, worker_.out_rows);
+      multiply(rows, k, team_.packed[instr.id], map.n, nullptr, false, nullptr);
+    }
+    const T* packed = team_.packed[instr.id];
+    const T* own = packed;
+    for (const Team<T>& other : shared_.teams) {
+      const int64_t before = map.columns_before[other.index], columns = map.columns[other.index];
+      if (&other == &team_) {
+        own = packed;
+      } else if (joined) {
+        for (int64_t i = 0; i < rows; ++i) {
+          k_.hand_over(handed + rows * before + i * columns, team_.sums + i * map.n + before, columns);
+        }
+      } else {
+        Places<T>::spread(team_.sums, columns, rows, worker_.out_rows);
+        multiply(rows, k, packed, columns, nullptr, false, nullptr);
+        k_.hand_over(handed + rows * before, team_.sums, rows * columns);
+      }
+      packed += packed_size(k_.panel, k, columns);
+    }
+    places_.point(instr.out, from, to, worker_.out_rows);
+    const int64_t before = map.columns_before[team_.index];
+    const T* const bias = team_.biases[instr.id];
+    if (!joined) {
+      multiply(rows, k, own, n, bias, instr.accumulate, nullptr);
+    } else {
+      for (int64_t i = 0; i < rows; ++i) {
+        T* const out = worker_.out_rows[i];
+        combine(instr.accumulate ? Op::kAdd : Op::kCopy, out, team_.sums + i * map.n + before, n);
+        if (bias != nullptr) combine(Op::kAdd, out, bias, n);
+      }
+    }
+    for (const Team<T>& other : shared_.teams) {
+      if (&other == &team_) continue;
+      receive(team_.received, other.handed[turn_ % kTurns] + rows * before, rows * n);
+      for (int64_t i = 0; i < rows; ++i) {
+        combine(Op::kAdd, worker_.out_rows[i], team_.received + i * n, n);
+      }
+    }
+    end_turn();
+  }
+
+  // To a row a copy or the sum of another one.
+  void combine(Op op, T* to, const T* from, int64_t n) const {
+    const In<T> in[] = {{from, 0, 1}, {to, 0, 1}};
+    k_.pointwise[static_cast<int>(op)](to, 0, in, 1, n);
+  }
+
+  // Where to hand over so many elements.
+  T* next_turn(int64_t size) {
+    ++turn_;
+    handed_[turn_ % kTurns] = size;
+    std::atomic_thread_fence(std::memory_order_release);  // after what was withdrawn before
+    return team_.handed[turn_ % kTurns];
+  }
+
+  // All others have handed over this turn, after they had received all that was handed over before.
+  void end_turn() {
+    const auto old = (turn_ + kTurns / 2) % kTurns;
+    k_.withdraw(team_.handed[old], handed_[old]);
+  }
+
+  void receive(T* to, const T* from, int64_t n) {
+    int64_t done = 0;
+    const auto received = [&] {
+      done += k_.receive(to + done, from + done, n - done);
+      return done == n;
+    };
+    // It often comes within what a look at the clock takes.
+    bool all = false;
+    for (int i = 0; i < kPausesPerLook && !all; ++i) all = received();
+    if (!all) spin_until(received);
+    std::atomic_thread_fence(std::memory_order_acquire);
   }
 
   void weight_gradient(const Instr& instr, const Map& map, int64_t g, int64_t rows, int64_t begin,
@@ -251,6 +417,20 @@ class Body {
              end - begin, team_.outers[instr.id] + g * arg.group_stride + begin * arg.n_stride,
              arg.n_stride, arg.k_stride, worker_.outer_scratch);
     for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] -= begin;
+  }
+
+  // Of the team's columns: they lie in runs in the gradient, and in dz unless that is the team's own.
+  void weight_gradient_of_units(const Instr& instr, const Map& map, int64_t rows) {
+    const bool wide = instr.out.space == Space::kStream;
+    plan_.own.each_run(map.n, [&](int64_t first, int64_t at, int64_t n) {
+      const int64_t from = wide ? first - plan_.own.begin : at;
+      for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] += from;
+      const OuterArg& arg = call_.outers[instr.id];
+      k_.outer(worker_.a_rows, const_cast<const T* const*>(worker_.out_rows), rows, map.k, n,
+               team_.outers[instr.id] + first * arg.n_stride, arg.n_stride, arg.k_stride,
+               worker_.outer_scratch);
+      for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] -= from;
+    });
   }
 
   void segment(const Instr& instr, int64_t lo, int64_t hi) {
@@ -267,11 +447,11 @@ class Body {
     In<T> in[kMaxSources];
     for (int i = 0; i < op.n_src; ++i) places_.point_at(op.src[i], row, in[i]);
     if (op.code == kCodeSumRows) {
-      k_.sum_rows(worker_.sums[op.dst.id], in[0], rows, op.cols);
+      k_.sum_rows(worker_.sums[op.dst.id] + op.dst.offset, in[0], rows, op.cols);
       return;
     }
     if (op.code == kCodeSumRowsMul) {
-      k_.sum_rows_mul(worker_.sums[op.dst.id], in[0], in[1], rows, op.cols);
+      k_.sum_rows_mul(worker_.sums[op.dst.id] + op.dst.offset, in[0], in[1], rows, op.cols);
       return;
     }
     if (op.code == kCodeSumRowsMulNormalise) {
@@ -345,11 +525,22 @@ class Body {
     }
     for (size_t i = 0; i < plan_.outers.size(); ++i) {
       const Map& m = plan_.outers[i];
+      if (plan_.own.run > 0) {
+        clear_gradient_of_units(m, call_.outers[i], team_.outers[i]);
+        continue;
+      }
       const int64_t size = m.groups * m.k * m.n;
       std::fill(team_.outers[i] + size * crew_.index / crew_.count,
                 team_.outers[i] + size * (crew_.index + 1) / crew_.count, T(0));
     }
     meet();
+  }
+
+  void clear_gradient_of_units(const Map& m, const OuterArg& arg, T* g) {
+    plan_.own.each_run(m.n, [&](int64_t first, int64_t, int64_t n) {
+      if (arg.n_stride != 1) return std::fill(g + first * m.k, g + (first + n) * m.k, T(0));
+      for (int64_t i = 0; i < m.k; ++i) std::fill(g + i * m.n + first, g + i * m.n + first + n, T(0));
+    });
   }
 
   const Plan& plan_;
@@ -364,6 +555,9 @@ class Body {
   int64_t done_ = 0;  // steps before the chunk, in the order of running
   int64_t first_ = 0, last_ = 0;  // steps of the chunk
   int parity_ = 0;
+  // How often something was handed over, and how much the last times.
+  int64_t turn_ = 0;
+  int64_t handed_[kTurns] = {};
   // Every second pass over a map goes from its end to its beginning: of a map larger than a cache,
   // what the last pass read last is in there still.
   bool descending_ = false, odd_chunk_ = false;
@@ -380,7 +574,7 @@ int64_t run_plan(const Plan& plan, const Call& call) {
   static thread_local Roster<T> roster;
   std::vector<Team<T>>& teams = roster.teams;
   std::vector<Worker<T>>& workers = roster.workers;
-  Shared<T> shared{plan, call, kernels<T>(), roster.consts, roster.kept, nullptr, 1};
+  Shared<T> shared{plan, call, kernels<T>(), roster.consts, roster.kept, nullptr, 1, teams};
   shared.consts.assign(plan.consts.begin(), plan.consts.end());
 
   int64_t loop_bytes = 0, map_bytes = 0;
@@ -388,20 +582,27 @@ int64_t run_plan(const Plan& plan, const Call& call) {
     map_bytes += bytes_of<T>(m);
     if (m.in_loop) loop_bytes += bytes_of<T>(m);
   }
-  const auto [n_teams, members, relay] = divide(plan, call, loop_bytes);
+  const auto [n_teams, members, divided] =
+      divide(plan, call, loop_bytes, map_bytes, shared.kernels.vector_width);
+  const bool relay = divided == Division::kRelay && members > 1, by_units = divided == Division::kUnits;
+  const std::vector<Plan>* unit_plans =
+      by_units ? &plan.unit_plans->of(plan, n_teams, shared.kernels.vector_width) : nullptr;
   shared.threads = static_cast<int>(n_teams * members);
-  const bool chunked = !plan.phases[kPre].empty() || !plan.phases[kPost].empty();
+  const bool chunked = by_units || !plan.phases[kPre].empty() || !plan.phases[kPost].empty();
   const int64_t many = chunk_rows<T>(plan);
-  const bool own_maps = n_teams > 1 && map_bytes <= kOwnMapBytes;
-  const std::vector<int64_t> bounds = divide_rows(call, n_teams);
-  const int64_t kept_blocks = plan.backward ? call.kept_blocks : n_teams;
-  roster.kept.set(call, kept_blocks == n_teams ? bounds : divide_rows(call, kept_blocks));
+  const bool own_maps = by_units || (n_teams > 1 && map_bytes <= kOwnMapBytes);
+  const int64_t divisions = by_units ? 1 : n_teams;  // of rows
+  const std::vector<int64_t> bounds = divide_rows(call, divisions);
+  const int64_t kept_blocks = plan.backward ? call.kept_blocks : divisions;
+  roster.kept.set(call, kept_blocks == divisions ? bounds : divide_rows(call, kept_blocks));
   teams.resize(static_cast<size_t>(n_teams));
   workers.resize(static_cast<size_t>(shared.threads));
   for (int64_t t = 0; t < n_teams; ++t) {
     Team<T>& team = teams[t];
-    team.begin = bounds[t];
-    team.rows = bounds[t + 1] - bounds[t];
+    team.plan = by_units ? &(*unit_plans)[t] : &plan;
+    team.index = static_cast<int>(t);
+    team.begin = by_units ? 0 : bounds[t];
+    team.rows = by_units ? call.rows : bounds[t + 1] - bounds[t];
     team.members = static_cast<int>(members);
     team.relay = relay;
     team.own_maps = own_maps;
@@ -433,7 +634,7 @@ int64_t run_plan(const Plan& plan, const Call& call) {
   parallel(shared.threads, static_cast<int>(call.threads), [&](int w) {
     const FlushDenormals flush;
     pack_maps(shared, workers[w]);
-    Barrier* packed = own_maps ? workers[w].team->barrier.get() : &all;
+    Barrier* packed = own_maps && !by_units ? workers[w].team->barrier.get() : &all;
     if (packed != nullptr) packed->wait();
     Body<T>(shared, workers[w]).run();
     padding.clear();
@@ -442,7 +643,7 @@ int64_t run_plan(const Plan& plan, const Call& call) {
   });
   scratches.release_if_large();
   roster.kept.release_if_large();
-  return n_teams;
+  return divisions;
 }
 
 template int64_t run_plan<float>(const Plan&, const Call&);

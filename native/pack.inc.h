@@ -34,53 +34,66 @@ OSTINATO_INLINE void transpose(VecOf<T>* v) {
   }
 }
 
-// One panel of `width` columns, whose elements lie next to one another along k: by squares (3 times
-// as fast as element by element, measured).
+// `width` columns, and zeros after them up to `room`, of a panel; elements lie next to one another along
+// k: by squares (3 times as fast as element by element, measured).
 template <class T>
-void pack_columns(T* packed, const T* w, int64_t n_stride, int64_t k, int64_t width) {
+OSTINATO_INLINE void pack_columns(T* packed, const T* w, int64_t n_stride, int64_t k, int64_t width,
+                                  int64_t room) {
   constexpr int W = Vec<T>::width;
   for (int64_t p = 0; p < k; p += W) {
     const int64_t steps = smaller(W, k - p);
-    for (int64_t c = 0; c < kPanel<T>; c += W) {
+    for (int64_t c = 0; c < room; c += W) {
       VecOf<T> square[W];
       for (int i = 0; i < W; ++i) {
         square[i] = VecOf<T>{};
         if (c + i < width) square[i] = load_part(w + (c + i) * n_stride + p, steps == W, steps);
       }
       transpose<T>(square);
-      for (int i = 0; i < W; ++i) {
-        if (i < steps) store(packed + (p + i) * kPanel<T> + c, square[i]);
+      T* const to = packed + p * kPanel<T> + c;
+      if (room - c >= W) {
+        for (int i = 0; i < W; ++i) {
+          if (i < steps) store(to + i * kPanel<T>, square[i]);
+        }
+      } else {
+        for (int i = 0; i < steps; ++i) store(to + i * kPanel<T>, square[i], room - c);
       }
     }
   }
 }
 
-// One panel of `width` columns, whose elements lie next to one another along n.
+// The same where elements lie next to one another along n.
 template <class T>
-void pack_rows(T* packed, const T* w, int64_t k_stride, int64_t k, int64_t width) {
+OSTINATO_INLINE void pack_rows(T* packed, const T* w, int64_t k_stride, int64_t k, int64_t width,
+                               int64_t room) {
   constexpr int W = Vec<T>::width;
   for (int64_t p = 0; p < k; ++p, packed += kPanel<T>, w += k_stride) {
-    for (int v = 0; v < kVectors; ++v) {
-      const int64_t left = width - v * W;
-      store(packed + v * W, left >= W ? load(w + v * W) : load(w + v * W, left > 0 ? left : 0));
+    for (int64_t c = 0; c < room; c += W) {
+      const int64_t left = width - c;
+      const VecOf<T> columns = left >= W ? load(w + c) : load(w + c, left > 0 ? left : 0);
+      store_part(packed + c, columns, room - c >= W, room - c);
     }
   }
 }
 
 template <class T>
-void pack(T* packed, const T* w, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n) {
+void pack(T* packed, const T* w, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n,
+          int64_t first, int64_t k_all) {
   constexpr int64_t panel = kPanel<T>;
-  for (int64_t j = 0; j < n; j += panel, packed += k * panel) {
-    const int64_t width = smaller(panel, n - j);
+  for (int64_t j = 0, width; j < n; j += width, first += width) {
+    const int64_t room = panel - first % panel;
+    width = smaller(room, n - j);
+    T* const to = packed + first / panel * panel * k_all + first % panel;
     const T* const from = w + j * n_stride;
-    if (k_stride == 1) {
-      pack_columns(packed, from, n_stride, k, width);
+    if (k_stride == 1 && room == panel) {  // by itself, as a loop of so many
+      pack_columns(to, from, n_stride, k, width, panel);
+    } else if (k_stride == 1) {
+      pack_columns(to, from, n_stride, k, width, room);
     } else if (n_stride == 1) {
-      pack_rows(packed, from, k_stride, k, width);
+      pack_rows(to, from, k_stride, k, width, room);
     } else {
       for (int64_t p = 0; p < k; ++p) {
-        for (int64_t c = 0; c < panel; ++c) {
-          packed[p * panel + c] = c < width ? from[p * k_stride + c * n_stride] : T(0);
+        for (int64_t c = 0; c < room; ++c) {
+          to[p * panel + c] = c < width ? from[p * k_stride + c * n_stride] : T(0);
         }
       }
     }

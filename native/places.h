@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -26,7 +25,7 @@ template <class T>
 class Places {
  public:
   Places(const Shared<T>& shared, const Worker<T>& worker)
-      : plan_(shared.plan), call_(shared.call), shared_(shared), worker_(worker),
+      : plan_(*worker.team->plan), call_(shared.call), shared_(shared), worker_(worker),
         team_(*worker.team), home_(shared.kept.block(worker.team->begin)) {
     place_fixed();
     find_straight();
@@ -40,6 +39,8 @@ class Places {
   }
 
   int64_t batch(int64_t row) const { return call_.order.empty() ? row : call_.order[row]; }
+
+  int64_t chunk_row(int64_t u) const { return local_[u - first_]; }
 
   bool is_reset(int64_t u, int64_t row) const {
     return call_.reset != nullptr &&
@@ -59,7 +60,7 @@ class Places {
   // Rows [lo, hi) of a stream for a segment: in place, or gathered into scratch memory.
   void open_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
     if (lo == hi) return;
-    for (const Opening& o : plan_.segment_opens[phase]) open_stream(o.stream, u, lo, hi, o.read);
+    for (const Opening& o : plan_.segment_opens[phase]) open_stream(phase, o.stream, u, lo, hi, o.read);
   }
 
   void close_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
@@ -69,8 +70,7 @@ class Places {
       if (slots_[plan_.stream_slots[id]].base != scratch) continue;
       const int64_t width = plan_.streams[id].width;
       for (int64_t i = lo; i < hi; ++i) {
-        std::memcpy(seen_row(id, u, team_.begin + i), scratch + i * width,
-                    static_cast<size_t>(width) * sizeof(T));
+        copy_row(scratch + i * width, width, seen_row(id, u, team_.begin + i), true);
       }
     }
   }
@@ -123,6 +123,35 @@ class Places {
     in.col_stride = o.broadcast ? 0 : 1;
   }
 
+  // The row as the step sees it: of the previous step, where the stream stands for that.
+  T* seen_row(int32_t id, int64_t u, int64_t row) const {
+    const Stream& s = plan_.streams[id];
+    if (s.previous_of < 0) return stream_row(s, call_.streams[id], u, row);
+    if (is_reset(u, row)) return shared_.zeros;
+    if (u == 0) {
+      return const_cast<T*>(static_cast<const T*>(call_.streams[id].initial)) +
+             batch(row) * s.width;
+    }
+    return stream_row(plan_.streams[s.previous_of], call_.streams[s.previous_of], u - 1, row);
+  }
+
+  // Rows of a stream at steps [from, to), in the order of the chunk's buffers: f(first one, distance, how
+  // many) for each number of them that are evenly spaced.
+  template <class F>
+  void each_block(int32_t id, int64_t from, int64_t to, const F& f) const {
+    const Straight& s = straight_[id];
+    if (team_.rows == 1 && from >= s.from) return f(s.origin + from * s.step, s.step, to - from);
+    for (int64_t u = from; u < to; ++u) {
+      const int64_t n = active(u);
+      Rows<T> rows;
+      if (n > 0 && find(id, u, 0, n, rows)) {
+        f(rows.base, rows.stride, n);
+      } else {
+        for (int64_t i = 0; i < n; ++i) f(seen_row(id, u, team_.begin + i), 0, 1);
+      }
+    }
+  }
+
   // ---- operands of products
 
   // Row pointers of an operand for all rows of steps [from, to). Returns how many.
@@ -141,6 +170,19 @@ class Places {
     const int64_t stride = o.space == Space::kChunk ? plan_.chunk[o.id] : slots_[o.slot].stride;
     spread(row, stride, count, out);
     return count;
+  }
+
+  // Four at a time, so that an addition needn't wait for the last: with few units it shows.
+  template <class P>
+  static void spread(T* row, int64_t stride, int64_t count, P* out) {
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4, row += 4 * stride) {
+      out[i] = row;
+      out[i + 1] = row + stride;
+      out[i + 2] = row + 2 * stride;
+      out[i + 3] = row + 3 * stride;
+    }
+    for (; i < count; ++i, row += stride) out[i] = row;
   }
 
   const T* vector(int32_t id) const { return static_cast<const T*>(call_.vectors[id]); }
@@ -168,18 +210,6 @@ class Places {
     const int64_t t = time(u, row);
     if (call_.packed) return base + (call_.offset[t] + row) * arg.row_stride;
     return base + t * arg.time_stride + batch(row) * arg.row_stride;
-  }
-
-  // The row as the step sees it: of the previous step, where the stream stands for that.
-  T* seen_row(int32_t id, int64_t u, int64_t row) const {
-    const Stream& s = plan_.streams[id];
-    if (s.previous_of < 0) return stream_row(s, call_.streams[id], u, row);
-    if (is_reset(u, row)) return shared_.zeros;
-    if (u == 0) {
-      return const_cast<T*>(static_cast<const T*>(call_.streams[id].initial)) +
-             batch(row) * s.width;
-    }
-    return stream_row(plan_.streams[s.previous_of], call_.streams[s.previous_of], u - 1, row);
   }
 
   bool evenly_spaced(int32_t id, int64_t u, int64_t lo, int64_t hi) const {
@@ -228,16 +258,28 @@ class Places {
     }
   }
 
-  void open_stream(int32_t id, int64_t u, int64_t lo, int64_t hi, bool read) {
+  // Of a stream that is written, where threads divide units only the own ones: others write theirs.
+  void copy_row(const T* from, int64_t width, T* to, bool written) const {
+    if (written && plan_.own.run > 0) {
+      plan_.own.each_run(width, [&](int64_t first, int64_t, int64_t n) {
+        std::copy(from + first, from + first + n, to + first);
+      });
+    } else {
+      std::copy(from, from + width, to);
+    }
+  }
+
+  void open_stream(int phase, int32_t id, int64_t u, int64_t lo, int64_t hi, bool read) {
     Rows<T>& rows = slots_[plan_.stream_slots[id]];
     if (find(id, u, lo, hi, rows)) return;
     const int64_t width = plan_.streams[id].width;
     T* scratch = worker_.stream_scratch[id];
     rows = {scratch, 0, width};
     if (!read) return;
+    const auto& writes = plan_.segment_writes[phase];
+    const bool written = std::find(writes.begin(), writes.end(), id) != writes.end();
     for (int64_t i = lo; i < hi; ++i) {
-      std::memcpy(scratch + i * width, seen_row(id, u, team_.begin + i),
-                  static_cast<size_t>(width) * sizeof(T));
+      copy_row(seen_row(id, u, team_.begin + i), width, scratch + i * width, written);
     }
   }
 
@@ -253,19 +295,6 @@ class Places {
       if (space == Space::kStep) rows = {team_.step[id], 0, plan_.step[id]};
       if (space == Space::kTile) rows.stride = plan_.tile[id];
     }
-  }
-
-  // Four at a time, so that an addition needn't wait for the last: with few units it shows.
-  template <class P>
-  static void spread(T* row, int64_t stride, int64_t count, P* out) {
-    int64_t i = 0;
-    for (; i + 4 <= count; i += 4, row += 4 * stride) {
-      out[i] = row;
-      out[i + 1] = row + stride;
-      out[i + 2] = row + 2 * stride;
-      out[i + 3] = row + 3 * stride;
-    }
-    for (; i < count; ++i, row += stride) out[i] = row;
   }
 
   template <class P>

@@ -138,16 +138,12 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
     s.width = in.next();
     s.kept = in.next() != 0;
     s.previous_of = static_cast<int32_t>(in.next());
+    plan.keeps |= s.kept;
   }
   plan.carry = in.list();
   plan.step = in.list();
   plan.chunk = in.list();
   plan.tile = in.list();
-  plan.tile_width = 0;
-  for (int64_t width : plan.tile) {
-    plan.tile_begin.push_back(plan.tile_width);
-    plan.tile_width += width;
-  }
   plan.maps.resize(static_cast<size_t>(in.next()));
   for (Map& m : plan.maps) m = read_map(in);
   plan.sums = in.list();
@@ -174,7 +170,6 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
         plan.maps[instr.id].in_loop |= phase == kLoop;
       }
       for (SegmentOp& op : instr.ops) {
-        instr.touched += op.cols;
         for (int i = 0; i < op.n_src; ++i) {
           give_slot(plan, op.src[i]);
           if (op.src[i].space == Space::kStream) add_once(reads, op.src[i].id);
@@ -183,9 +178,6 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
         if (op.dst.space == Space::kStream) add_once(plan.segment_writes[phase], op.dst.id);
         add_result(plan, op.dst);
       }
-      const int64_t width = std::max(instr.touched, plan.tile_width);
-      instr.tile_rows = std::max<int64_t>(kTileElements / width, 1);
-      plan.work[phase] += work_of(plan, instr);
       if (phase != kLoop) plan.crossing += crossing_of(plan, instr);
     }
     for (int32_t id : reads) plan.segment_opens[phase].push_back({id, true});
@@ -205,7 +197,29 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
   }
   for (int32_t id : hoisted) plan.passing.push_back({id, true});
   if (!in.at_end()) throw std::invalid_argument("plan: the code goes on after its end");
+  size_segments(plan);
+  for (int phase = 0; phase < 3; ++phase) {
+    for (const Instr& instr : plan.phases[phase]) plan.work[phase] += work_of(plan, instr);
+  }
+  find_units(plan);
   return plan;
+}
+
+void size_segments(Plan& plan) {
+  plan.tile_begin.clear();
+  plan.tile_width = 0;
+  for (int64_t width : plan.tile) {
+    plan.tile_begin.push_back(plan.tile_width);
+    plan.tile_width += width;
+  }
+  for (auto& phase : plan.phases) {
+    for (Instr& instr : phase) {
+      instr.touched = 1;
+      for (const SegmentOp& op : instr.ops) instr.touched += op.cols;
+      const int64_t width = std::max(instr.touched, plan.tile_width);
+      instr.tile_rows = std::max<int64_t>(kTileElements / width, 1);
+    }
+  }
 }
 
 }  // namespace ostinato

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "units.h"
 
 namespace ostinato {
 
@@ -113,6 +114,7 @@ enum : int { kPre = 0, kLoop = 1, kPost = 2 };
 
 struct Plan {
   bool backward = false;
+  bool keeps = false;  // derived: whether there are kept streams
   std::vector<Stream> streams;
   std::vector<int64_t> carry, step, chunk, tile;  // widths
   std::vector<double> consts;
@@ -140,13 +142,28 @@ struct Plan {
   std::vector<Passing> passing;
   // Derived: streams of the caller's that are written.
   std::vector<int32_t> results;
+  // Derived: all values are runs of so many columns (an LSTM's gates, its state), and, but for products,
+  // a column of one comes of the same column of others' runs; 0: they aren't.
+  int64_t units = 0;
+  // As many threads can divide them: each must have a column of every product, or it would wait for
+  // nothing, and no longer know what others have received.
+  int64_t most_unit_threads = 0;
+  std::shared_ptr<UnitPlans> unit_plans;
+  // Of a plan for one of the threads that divide units: which it has, and its products' maps.
+  Units own;
+  std::vector<Units> shares;  // by thread
+  std::vector<SharedMap> shared_maps;
+  std::vector<Staged> staged;
 };
+
+// Derives what a segment's memory takes.
+void size_segments(Plan& plan);
 
 Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& consts);
 
-// What threads divide: rows; columns of each product; or one runs the loop, the others what is
-// hoisted and deferred. kAuto: by the call's size.
-enum class Division { kAuto, kRows, kColumns, kRelay };
+// What threads divide: rows; columns of each product; units (Plan::units; columns, where there are
+// none); or one runs the loop, the others what is hoisted and deferred. kAuto: by the call's size.
+enum class Division { kAuto, kRows, kColumns, kUnits, kRelay };
 
 // What changes from call to call. Sizes and strides are in elements, pointers to elements of the
 // plan's type.

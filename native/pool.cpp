@@ -1,6 +1,5 @@
 #include "pool.h"
 
-#include <chrono>
 #include <exception>
 #include <mutex>
 #include <new>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "openmp.h"
+#include "spin.h"
 
 #ifndef _WIN32
 #include <pthread.h>
@@ -16,40 +16,6 @@
 
 namespace ostinato {
 namespace {
-
-inline void pause() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ __volatile__("yield");
-#endif
-}
-
-using std::chrono::microseconds;
-using std::chrono::steady_clock;
-
-// Longer than the gap between two time loops of one model, shorter than a scheduler's slice: a
-// worker that is about to be needed again is awake, one that isn't doesn't hold a core.
-constexpr microseconds kSpin{40};
-// After this long the other side may be waiting for this very core: yield between looks. On two
-// cores that other processes kept busy, a call then took 24 us, without it 164, alone 1.
-constexpr microseconds kBeforeYield{5};
-constexpr int kPausesPerLook = 32;  // at the clock, which costs about as much as a pause
-
-// Spins until ready() or kSpin has passed; what ready() said last.
-template <class Ready>
-bool spin(Ready ready) {
-  const auto start = steady_clock::now();
-  for (;;) {
-    for (int i = 0; i < kPausesPerLook; ++i) {
-      if (ready()) return true;
-      pause();
-    }
-    const auto waited = steady_clock::now() - start;
-    if (waited > kSpin) return ready();
-    if (waited > kBeforeYield) std::this_thread::yield();
-  }
-}
 
 // A thread and its mailbox. The caller that leased it fills in the task and sets kBusy; the worker
 // sets kIdle when the task is done and touches nothing of the task after that.
@@ -200,8 +166,7 @@ void Barrier::wait() {
     return;
   }
   const auto passed = [&] { return generation_.load(std::memory_order_acquire) != generation; };
-  if (spin(passed)) return;
-  while (!passed()) std::this_thread::yield();
+  spin_until(passed);
 }
 
 }  // namespace ostinato

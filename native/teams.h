@@ -18,6 +18,9 @@
 namespace ostinato {
 
 template <class T>
+struct Team;
+
+template <class T>
 struct Shared {  // by all threads of the call
   const Plan& plan;
   const Call& call;
@@ -26,10 +29,20 @@ struct Shared {  // by all threads of the call
   const KeptRows& kept;
   T* zeros = nullptr;  // as wide as the widest stream
   int threads = 1;
+  std::vector<Team<T>>& teams;
 };
+
+// What is handed over lies in as many places in turn: while one turn's is made, others may still read
+// the last one's, and that of two turns before is withdrawn, two turns before it's wanted again.
+inline constexpr int kTurns = 4;
+// Bytes between these places, and between them and what is the team's own: what another core reads in
+// advance of them is none of these.
+inline constexpr int64_t kApart = 4096;
 
 template <class T>
 struct Team {
+  const Plan* plan = nullptr;  // the call's, or where teams divide units, this one's
+  int index = 0;
   int64_t begin = 0, rows = 0;  // of the batch
   int members = 1;
   bool relay = false;  // member 0 runs the loop, the others what is hoisted and deferred
@@ -39,6 +52,13 @@ struct Team {
   std::vector<T*> carry[2];
   std::vector<T*> step, chunk;
   std::vector<T*> outers;
+  // Where teams divide units: biases by map; rows of what is handed over to others, by turns, of what was
+  // received from them, and of sums before they are handed over.
+  std::vector<T*> biases;
+  T* handed[kTurns] = {};
+  int64_t handed_size = 0;
+  T* received = nullptr;
+  T* sums = nullptr;
   std::unique_ptr<Barrier> barrier, helpers;  // of all members; in a relay, of all but member 0
 
   // Chunks whose buffers are in use at once: in a relay the loop's and another one.
@@ -126,9 +146,7 @@ int64_t chunk_rows(const Plan& plan) {
   for (const Map& m : plan.outers) gradient_bytes += bytes_of<T>(m);
   for (int64_t width : plan.chunk) row_bytes += width * static_cast<int64_t>(sizeof(T));
   const bool roomy = level2_bytes() >= int64_t{2} << 20;
-  const bool keeps = std::any_of(plan.streams.begin(), plan.streams.end(),
-                                 [](const Stream& s) { return s.kept; });
-  if (gradient_bytes > kLargeBytes || (roomy && !plan.backward && !keeps)) return kChunkRowsLarge;
+  if (gradient_bytes > kLargeBytes || (roomy && !plan.backward && !plan.keeps)) return kChunkRowsLarge;
   if (roomy) return kChunkRows;
   return std::clamp(level2_bytes() / 4 / row_bytes, kChunkRowsLeast, kChunkRows);
 }
@@ -143,6 +161,70 @@ inline constexpr int64_t kFewRows = 64;
 // 32, 0.91 of the time, LSTM at 64 0.97, 128 0.98, 256 0.994, with T = 5 0.82 to 0.86.
 inline constexpr int64_t kOwnMapBytes = int64_t{2} << 20;
 
+// Elements of a map as it is packed for one of the teams that divide units: its columns, the rows that
+// are its own ones before the others'; or its rows, for each team's columns, or for all.
+inline int64_t packed_units(const SharedMap& map, int me, int64_t panel) {
+  if (map.exchange == Exchange::kNone) return packed_size(panel, map.k, map.columns[me]);
+  if (map.joined(panel)) return packed_size(panel, map.rows[me], map.n);
+  int64_t size = 0;
+  if (map.exchange == Exchange::kInputs) {
+    size = packed_size(panel, map.rows[me], map.columns[me]);
+    return size + packed_size(panel, map.k - map.rows[me], map.columns[me]);
+  }
+  for (int64_t columns : map.columns) size += packed_size(panel, map.rows[me], columns);
+  return size;
+}
+
+template <class T>
+void pack_units(const Shared<T>& shared, const Team<T>& team) {
+  const Plan& plan = *team.plan;
+  const int64_t panel = shared.kernels.panel;
+  const int me = team.index, teams = static_cast<int>(shared.teams.size());
+  for (T* handed : team.handed) shared.kernels.withdraw(handed, team.handed_size);
+  for (size_t i = 0; i < plan.maps.size(); ++i) {
+    const SharedMap& map = plan.shared_maps[i];
+    const MatrixArg& arg = shared.call.maps[map.source];
+    // One team's rows (-1: all) and one's columns, from (row, column) on of a part with k_all rows.
+    const auto pack = [&](T* part, int64_t k_all, int rows_of, int64_t row, int columns_of,
+                          int64_t column) {
+      map.columns_of[columns_of].each_run(map.n, [&](int64_t j, int64_t j_at, int64_t n) {
+        const auto pack_rows = [&](int64_t p, int64_t p_at, int64_t k) {
+          shared.kernels.pack(part + (row + p_at) * panel,
+                              static_cast<const T*>(arg.base) + p * arg.k_stride + j * arg.n_stride,
+                              arg.k_stride, arg.n_stride, k, n, column + j_at, k_all);
+        };
+        if (rows_of < 0) return pack_rows(0, 0, map.k);
+        plan.shares[rows_of].each_run(map.k, pack_rows);
+      });
+    };
+    T* part = team.packed[i];
+    const int64_t own_rows = map.rows[me];
+    if (map.exchange == Exchange::kNone) {
+      pack(part, map.k, -1, 0, me, 0);
+    } else if (map.exchange == Exchange::kInputs) {
+      pack(part, own_rows, me, 0, me, 0);
+      part += packed_size(panel, own_rows, map.columns[me]);
+      int64_t row = 0;
+      for (int t = 0; t < teams; ++t) {
+        if (t == me) continue;
+        pack(part, map.k - own_rows, t, row, me, 0);
+        row += map.rows[t];
+      }
+    } else {
+      const bool joined = map.joined(panel);
+      for (int t = 0; t < teams; ++t) {
+        pack(part, own_rows, me, 0, t, joined ? map.columns_before[t] : 0);
+        if (!joined) part += packed_size(panel, own_rows, map.columns[t]);
+      }
+    }
+    if (map.bias < 0) continue;
+    const T* bias = static_cast<const T*>(shared.call.vectors[map.bias]);
+    map.columns_of[me].each_run(map.n, [&](int64_t column, int64_t at, int64_t n) {
+      std::copy(bias + column, bias + column + n, team.biases[i] + at);
+    });
+  }
+}
+
 // Divided among all threads, or among the team's where it has maps of its own; but of a relay's maps
 // those of the loop are for those who run it, the first members of the teams, since nobody else reads
 // them.
@@ -150,6 +232,7 @@ template <class T>
 void pack_maps(const Shared<T>& shared, const Worker<T>& worker) {
   const int64_t panel = shared.kernels.panel;
   const Team<T>& team = *worker.team;
+  if (team.plan->own.run > 0) return pack_units(shared, team);
   for (size_t i = 0; i < shared.plan.maps.size(); ++i) {
     const Map& m = shared.plan.maps[i];
     const MatrixArg& arg = shared.call.maps[i];
@@ -165,7 +248,7 @@ void pack_maps(const Shared<T>& shared, const Worker<T>& worker) {
       shared.kernels.pack(team.packed[i] + g * packed_size(panel, m.k, m.n) + begin * m.k,
                           static_cast<const T*>(arg.base) + g * arg.group_stride +
                               begin * arg.n_stride,
-                          arg.k_stride, arg.n_stride, m.k, end - begin);
+                          arg.k_stride, arg.n_stride, m.k, end - begin, 0, m.k);
     }
   }
 }
@@ -174,6 +257,17 @@ void pack_maps(const Shared<T>& shared, const Worker<T>& worker) {
 template <class T>
 void reduce(const Shared<T>& shared, std::vector<Team<T>>& teams, std::vector<Worker<T>>& workers,
             int worker) {
+  const Plan& own = *workers[worker].team->plan;
+  if (own.own.run > 0) {  // all that there is to sum is in place but for sums over rows
+    for (size_t i = 0; i < own.sums.size(); ++i) {
+      T* to = static_cast<T*>(shared.call.sums[i]);
+      own.own.each_run(shared.plan.sums[i], [&](int64_t first, int64_t at, int64_t n) {
+        const T* from = workers[worker].sums[i] + at;
+        std::copy(from, from + n, to + first);
+      });
+    }
+    return;
+  }
   for (size_t i = 0; i < shared.plan.outers.size(); ++i) {
     const Map& m = shared.plan.outers[i];
     const int64_t size = m.groups * m.k * m.n;
@@ -196,6 +290,30 @@ void reduce(const Shared<T>& shared, std::vector<Team<T>>& teams, std::vector<Wo
 }
 
 template <class T>
+void allocate_units(Scratch& scratch, const Shared<T>& shared, Team<T>& team) {
+  const Plan& plan = *team.plan;
+  const int64_t rows = std::max(team.rows, team.chunk_rows);
+  int64_t most_handed = 0, most_received = 0, most_sums = 0;
+  team.biases.resize(plan.maps.size());
+  for (size_t i = 0; i < plan.maps.size(); ++i) {
+    const SharedMap& map = plan.shared_maps[i];
+    team.packed[i] = scratch.take<T>(packed_units(map, team.index, shared.kernels.panel));
+    team.biases[i] = map.bias < 0 ? nullptr : scratch.take<T>(plan.maps[i].n);
+    most_handed = std::max(most_handed, map.handed(team.index));
+    most_received = std::max(most_received, map.exchange == Exchange::kInputs ? map.k * rows : map.n);
+    if (map.exchange == Exchange::kSums) most_sums = std::max(most_sums, map.n);
+  }
+  team.handed_size = most_handed * rows;
+  for (T*& handed : team.handed) {
+    scratch.take<char>(kApart);
+    handed = scratch.take<T>(team.handed_size);
+  }
+  scratch.take<char>(kApart);
+  team.received = scratch.take<T>(most_received);
+  team.sums = scratch.take<T>(most_sums * rows);
+}
+
+template <class T>
 void allocate(Scratches& scratches, Shared<T>& shared, std::vector<Team<T>>& teams,
               std::vector<Worker<T>>& workers) {
   const Plan& plan = shared.plan;
@@ -210,13 +328,18 @@ void allocate(Scratches& scratches, Shared<T>& shared, std::vector<Team<T>>& tea
   shared.zeros = scratches.shared().take<T>(widest);
   for (size_t t = 0; t < teams.size(); ++t) {
     Team<T>& team = teams[t];
+    const Plan& plan = *team.plan;
     Scratch& scratch = scratches.of(static_cast<int>(t) * team.members);
     team.packed.resize(plan.maps.size());
-    for (size_t i = 0; i < plan.maps.size(); ++i) {
-      const Map& m = plan.maps[i];
-      team.packed[i] = t > 0 && !team.own_maps
-                           ? teams[0].packed[i]
-                           : scratch.take<T>(m.groups * packed_size(shared.kernels.panel, m.k, m.n));
+    if (plan.own.run > 0) {
+      allocate_units(scratch, shared, team);
+    } else {
+      for (size_t i = 0; i < plan.maps.size(); ++i) {
+        const Map& m = plan.maps[i];
+        team.packed[i] = t > 0 && !team.own_maps
+                             ? teams[0].packed[i]
+                             : scratch.take<T>(m.groups * packed_size(shared.kernels.panel, m.k, m.n));
+      }
     }
     for (auto& carry : team.carry) take_all(scratch, carry, plan.carry, team.rows);
     take_all(scratch, team.step, plan.step, team.rows);
@@ -224,7 +347,7 @@ void allocate(Scratches& scratches, Shared<T>& shared, std::vector<Team<T>>& tea
     team.outers.resize(plan.outers.size());
     for (size_t i = 0; i < plan.outers.size(); ++i) {
       const Map& m = plan.outers[i];
-      team.outers[i] = t == 0 ? static_cast<T*>(shared.call.outers[i].base)
+      team.outers[i] = t == 0 || plan.own.run > 0 ? static_cast<T*>(shared.call.outers[i].base)
                               : scratch.take<T>(m.groups * m.k * m.n);
       outer = std::max(outer, shared.kernels.outer_scratch(team.chunk_rows, m.k, m.n));
     }
@@ -232,6 +355,7 @@ void allocate(Scratches& scratches, Shared<T>& shared, std::vector<Team<T>>& tea
   for (size_t w = 0; w < workers.size(); ++w) {
     Worker<T>& worker = workers[w];
     Scratch& scratch = scratches.of(static_cast<int>(w));
+    const Plan& plan = *worker.team->plan;
     // A tile has at most kTileElements in all, or one row.
     worker.tile = scratch.take<T>(std::max(plan.tile_width, kTileElements));
     worker.stream_scratch.resize(plan.streams.size());

@@ -46,6 +46,29 @@ class Branching(nn.Module):
 
 
 @pytest.mark.parametrize(
+    ("cell", "forward", "backward"),
+    [
+        (cells.LSTM(4, 6), 6, 6),
+        (cells.GRU(6, 6), 6, 6),
+        (cells.Elman(4, 6), 6, 6),
+        (cells.PeepholeLSTM(4, 6), 6, 6),
+        (cells.MinGRU(4, 6), 6, 6),
+        (cells.ResetBeforeGRU(4, 6), 6, 0),  # its weight gradient wants r * h whole
+        (cells.LayerNormLSTM(4, 6), 0, 0),
+        (Block(), 0, 0),
+    ],
+)
+def test_units_that_threads_can_divide(cell: nn.Module, forward: int, backward: int) -> None:
+    report = explain(Step(cell), cell.input_size if hasattr(cell, "input_size") else 4)
+    assert report.forward is not None
+    assert report.backward is not None
+    assert (report.forward.units, report.backward.units) == (forward, backward)
+    assert f"few rows     {'threads divide units' if forward else 'an operation wants'}" in str(
+        report
+    )
+
+
+@pytest.mark.parametrize(
     ("cell", "kind"),
     [
         (cells.LSTM(4, 3), "dense"),

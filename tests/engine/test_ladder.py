@@ -34,10 +34,18 @@ MODES = [
     (*flags, None) for flags in itertools.product((False, True), (False, True), (False, True))
 ] + [(False, False, False, 2), (True, True, True, 3), (True, False, False, 1)]
 #: (threads, what they divide)
-DIVISIONS = [(1, "rows"), (2, "rows"), (2, "columns"), (2, "relay"), (3, "relay")]
+DIVISIONS = [
+    (1, "rows"),
+    (2, "rows"),
+    (2, "columns"),
+    (2, "relay"),
+    (2, "units"),
+    (3, "relay"),
+    (3, "units"),
+]
 #: The same by dtype: the engine is one template.
-CHECKED = [(torch.float64, d) for d in DIVISIONS[:4]] + [
-    (torch.float32, d) for d in (DIVISIONS[0], DIVISIONS[1], DIVISIONS[4])
+CHECKED = [(torch.float64, d) for d in DIVISIONS[:5]] + [
+    (torch.float32, d) for d in (DIVISIONS[0], DIVISIONS[1], *DIVISIONS[5:])
 ]
 
 
@@ -131,25 +139,36 @@ def test_inference_gives_the_same_bits_as_training(case: CellCase) -> None:
 
 @pytest.mark.parametrize("case", CELL_CASES, ids=str)
 @pytest.mark.parametrize("threads", [2, 3])
-def test_a_relay_over_many_chunks(case: CellCase, threads: int) -> None:
-    """Of 13 steps here; each chunk's buffers are used again two chunks later."""
+@pytest.mark.parametrize("what", ["relay", "units"])
+def test_many_chunks(case: CellCase, what: str, threads: int) -> None:
+    """Of 13 steps here; each chunk's buffers are used again, in a relay two chunks later."""
     cell = randomise(case.make(5, 9, dtype=torch.float64))
     x = random_input(97, 5, 5)
     for mode in ((False, False, False, None), (True, True, True, 20)):
         layer, call = options(97, 5, mode)
         want = run(cell, x, layer, call, "eager")
-        divide(threads, "relay")
+        divide(threads, what)
         assert_same_run(run(cell, x, layer, call, "native"), want, times=10)
 
 
-def test_few_rows_on_two_threads_give_the_bits_of_one() -> None:
-    """Large enough for a relay: in outputs no sum is divided, in weight gradients by chunks."""
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_inputs_narrower_than_threads_that_divide_units(width: int, threads: int) -> None:
+    """The input's gradient has too few columns for each thread to have one."""
+    cell = randomise(cells.GRU(width, 20, dtype=torch.float64))
+    x = random_input(97, 2, width)
+    want = run(cell, x, {}, {}, "eager")
+    divide(threads, "units")
+    assert_same_run(run(cell, x, {}, {}, "native"), want, times=10)
+
+
+def test_few_rows_in_a_relay_give_the_bits_of_one_thread() -> None:
+    """In outputs no sum is divided, in weight gradients by chunks."""
     cell = randomise(cells.LSTM(64, 64, dtype=torch.float32))
     x = random_input(300, 1, 64, dtype=torch.float32)
     torch.set_num_threads(1)
     alone = run(cell, x, {}, {}, "native")
-    torch.set_num_threads(2)
-    _native.set_testing(poison=True)
+    divide(2, "relay")
     assert torch.equal(run(cell, x, {}, {}, "native").output, alone.output)
 
 

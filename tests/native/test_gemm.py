@@ -28,7 +28,7 @@ def panel_of(isa: str, dtype: type) -> int:
 def widths(isa: str, dtype: type) -> Iterator[int]:
     panel, vector = panel_of(isa, dtype), VECTOR[isa] * 4 // np.dtype(dtype).itemsize
     yield from sorted({1, vector - 1, vector, vector + 1, panel - 1, panel, panel + 3, 2 * panel})
-    yield 2 * panel + vector + 1
+    yield from sorted({panel + vector, panel + vector + 1, 2 * panel - 1, 2 * panel + vector + 1})
 
 
 def bound(dtype: type, depth: int, magnitude: np.ndarray) -> np.ndarray:
@@ -90,6 +90,25 @@ def test_gemm_that_asks_for_memory_gives_the_same_bits(isa: str, dtype: type) ->
             _native.gemm(isa, a, w, None, got, False, 0, n, asks=True)
             _native.gemm(isa, a, w, None, want, False, 0, n)
             np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("layout", ["n", "k", "neither"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_map_packed_in_parts_gives_the_same_bits(isa: str, dtype: type, layout: str) -> None:
+    rng = np.random.default_rng(3)
+    vector = VECTOR[isa] * 4 // np.dtype(dtype).itemsize
+    for n in widths(isa, dtype):
+        for k in (1, 7, 64):
+            a, w = rng.standard_normal((3, k)).astype(dtype), map_in(layout, rng, k, n, dtype)
+            want = np.zeros((3, n), dtype)
+            _native.gemm(isa, a, w, None, want, False, 0, n)
+            for k_cut in {1, k // 2, k}:
+                for n_cut in {1, vector, vector + 1, n // 2, n - 1, n}:
+                    if n_cut <= n:
+                        got = np.zeros((3, n), dtype)
+                        _native.gemm(isa, a, w, None, got, False, 0, n, k_cut=k_cut, n_cut=n_cut)
+                        np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,9 +9,10 @@ import torch
 
 from ostinato import _native
 from ostinato.compiler.ir import OPS, Group, Kind, Node, Program
-from ostinato.compiler.plan import Needs, StepPlan, make_plan
+from ostinato.compiler.plan import Needs, StepPlan
 from ostinato.compiler.schedule import Affine, Compute, Outer, Phase, Segment
 from ostinato.engine.choose import choose
+from ostinato.engine.code import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,9 @@ class Work:
     ``flop`` counts a product's multiplications and additions and one for each pointwise element;
     ``row_bytes`` is what a step reads and writes of rows in memory (input, output, kept values),
     ``weight_bytes`` what it reads of the maps inside the loop. FLOP and ``row_bytes`` are for each
-    step of each row, ``weight_bytes`` for each step.
+    step of each row, ``weight_bytes`` for each step. ``units``: with few rows threads divide the
+    step's values, each of which is runs of so many columns; 0: an operation wants whole rows of
+    some value, and it can't be divided so.
     """
 
     hoisted: tuple[str, ...]
@@ -35,6 +38,7 @@ class Work:
     flop: int
     row_bytes: int
     weight_bytes: int
+    units: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,19 @@ class Report:
             + (f", {self.kept_bytes_a_call} a call" if self.kept else "")
         )
         lines += _work_lines("backward", self.backward)
+        lines.append(f"few rows     {_division(self.forward.units, self.backward.units)}")
         return "\n".join(lines)
+
+
+def _division(forward: int, backward: int) -> str:
+    if forward == backward == 0:
+        return "an operation wants whole rows: threads can't divide units"
+    if forward == backward:
+        return f"threads divide units, of {forward}"
+    found = {"forward": forward, "backward": backward}
+    return "threads divide units, " + ", ".join(
+        f"{name} of {units}" if units else f"{name} they can't" for name, units in found.items()
+    )
 
 
 def _work_lines(name: str, work: Work) -> list[str]:
@@ -141,8 +157,10 @@ def explain(
         return base
     program = choice.trace.program
     everything = Needs(True, frozenset(range(len(program.statics))))
-    plan = make_plan(program, everything)
+    code = compiled(program, everything)
+    plan = code.plan
     assert plan.backward is not None
+    assert code.backward is not None
     size = torch.empty((), dtype=dtype).element_size()
     kept = {_kept_name(program, s.name): s.width for s in plan.kept}
     return Report(
@@ -150,8 +168,8 @@ def explain(
             **base.__dict__,
             "isa": _native.isa(),
             "recurrence": recurrence_kind(program),
-            "forward": _work(plan.forward, program, size),
-            "backward": _work(plan.backward, program, size),
+            "forward": _work(plan.forward, program, size, code.forward.units),
+            "backward": _work(plan.backward, program, size, code.backward.units),
             "kept": kept,
             "kept_bytes": sum(kept.values()) * size,
             "kept_bytes_a_call": size if kept else 0,
@@ -207,7 +225,7 @@ def _kept_name(program: Program, stream: str) -> str:
     return f"%{number} {node.op}" + (f" at {node.where}" if node.where else "")
 
 
-def _work(plan: StepPlan, program: Program, size: int) -> Work:
+def _work(plan: StepPlan, program: Program, size: int, units: int) -> Work:
     nodes = plan.schedule.graph.nodes
     texts: dict[Phase, list[str]] = {phase: [] for phase in Phase}
     flop = weights = 0
@@ -240,6 +258,7 @@ def _work(plan: StepPlan, program: Program, size: int) -> Work:
         flop,
         row_bytes,
         weights,
+        units,
     )
 
 
