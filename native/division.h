@@ -20,15 +20,16 @@ inline constexpr int64_t kLargeBytes = int64_t{2} << 20;
 // one row and two threads win 15 % at 256 KiB and lose 20 % at 64 KiB.
 inline constexpr int64_t kTeamBytes = int64_t{192} << 10;
 
-// With few rows threads divide units instead, where each has a vector of them, and the maps that a step
-// reads (all, where none is the loop's) are as large as this, in inference times rows. AMD EPYC, two threads, CPUs near each other and far from each other, against
-// a relay or columns, inference of one row, T = 256: LSTM and GRU at H = 64 0.83 and 0.86, 0.83 and
-// 0.92, Elman network at 128 0.80 and 0.93, at 96 0.96, GRU and LSTM at 48 near 1.09 and 1.05. Training:
-// LSTM and GRU at H = 64 1.01 and 1.15, 0.97 and 1.04, GRU at 96 0.94 and 0.94, LSTM, GRU and Elman
-// network at 128 0.86 and 0.91, 0.89 and 0.91, 0.91 and 0.99, at 256 0.96 and 0.89, 0.95 and 0.86, 0.85
-// and 0.95; LSTM with four rows at 128 0.82 and 0.91, at 64 0.97 and 1.17. Near, where no product is in
-// the loop: IndRNN and minGRU at 256, inference 0.66 and 0.64, training 0.72 and 0.68, at 64 1.00 to 1.11. With 32 rows at H = 512
-// columns are better: LSTM, training 1.05.
+// With few rows threads divide units instead, where each has a vector of them, and the maps that a
+// step reads (all, where none is the loop's) are as large as this, in inference times rows. AMD EPYC,
+// two threads, CPUs near each other and far from each other, against a relay or columns, inference of
+// one row, T = 256: LSTM and GRU at H = 64 0.83 and 0.86, 0.83 and 0.92, Elman network at 128 0.80
+// and 0.93, at 96 0.96, GRU and LSTM at 48 near 1.09 and 1.05. Training: LSTM and GRU at H = 64 1.01
+// and 1.15, 0.97 and 1.04, GRU at 96 0.94 and 0.94, LSTM, GRU and Elman network at 128 0.86 and 0.91,
+// 0.89 and 0.91, 0.91 and 0.99, at 256 0.96 and 0.89, 0.95 and 0.86, 0.85 and 0.95; LSTM with four
+// rows at 128 0.82 and 0.91, at 64 0.97 and 1.17. Near, where no product is in the loop: IndRNN and
+// minGRU at 256, inference 0.66 and 0.64, training 0.72 and 0.68, at 64 1.00 to 1.11. With 32 rows at
+// H = 512 columns are better: LSTM, training 1.05.
 inline constexpr int64_t kUnitsBytes = int64_t{48} << 10, kUnitsBytesTraining = int64_t{96} << 10;
 
 // Before that comes a relay, where the loop's maps are smaller than this: two threads, LSTM at
