@@ -13,7 +13,6 @@
 #include "loop.h"
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 
 #include "denormals.h"
@@ -22,8 +21,8 @@
 #include "places.h"
 #include "pool.h"
 #include "scratch.h"
-#include "spin.h"
 #include "teams.h"
+#include "unit_products.h"
 
 namespace ostinato {
 namespace {
@@ -34,7 +33,7 @@ class Body {
   Body(const Shared<T>& shared, const Worker<T>& worker)
       : plan_(*worker.team->plan), call_(shared.call), k_(shared.kernels), shared_(shared),
         worker_(worker), team_(*worker.team),
-        places_(shared, worker),
+        places_(shared, worker), unit_products_(shared, worker, places_),
         everybody_(team_.rows, worker.member, team_.members, team_.barrier.get()),
         crew_(everybody_),
         asks_(call_.poison || kept_bytes() > level2_bytes()) {}
@@ -249,7 +248,9 @@ class Body {
 
   void product(const Instr& instr, int64_t from, int64_t to, Ahead* ahead = nullptr) {
     const bool of_units = plan_.own.run > 0;
-    if (of_units && instr.kind == InstrKind::kGemm) return product_of_units(instr, from, to, ahead);
+    if (of_units && instr.kind == InstrKind::kGemm) {
+      return unit_products_.run(instr, from, to, descending_, ahead);
+    }
     const int64_t rows = places_.point(instr.a, from, to, worker_.a_rows);
     if (rows == 0) return;
     places_.point(instr.out, from, to, worker_.out_rows);
@@ -271,166 +272,30 @@ class Body {
       }
       if (begin == end) continue;
       if (of_units) {
-        weight_gradient_of_units(instr, map, rows);
+        // Runs of the gradient; of dz, too, unless that is the team's own.
+        const bool wide = instr.out.space == Space::kStream;
+        plan_.own.each_run(map.n, [&](int64_t first, int64_t at, int64_t n) {
+          weight_gradient(instr, map, g, rows, wide ? first - plan_.own.begin : at, first, n);
+        });
       } else if (instr.kind == InstrKind::kGemm) {
         const T* bias = instr.bias < 0 ? nullptr : places_.vector(instr.bias) + g * map.n;
         k_.gemm(worker_.a_rows, rows, map.k, packed, begin, end, worker_.out_rows, bias,
                 instr.accumulate, descending_, ahead);
       } else {
-        weight_gradient(instr, map, g, rows, begin, end);
+        weight_gradient(instr, map, g, rows, begin, begin, end - begin);
       }
     }
   }
 
-  // Where teams divide units: while others hand over their part, what needs none of it is computed.
-  void product_of_units(const Instr& instr, int64_t from, int64_t to, Ahead* ahead) {
-    const SharedMap& map = plan_.shared_maps[instr.id];
-    const int64_t rows = places_.point(instr.a, from, to, worker_.a_rows);
-    if (rows == 0) return;
-    if (map.exchange == Exchange::kSums) return product_by_sums(instr, map, from, to, rows);
-    const T* packed = team_.packed[instr.id];
-    const bool all = map.exchange == Exchange::kNone;
-    if (!all) hand_over_inputs(map, rows);
-    const int64_t k = map.rows[team_.index], n = map.columns[team_.index];
-    places_.point(instr.out, from, to, worker_.out_rows);
-    multiply(rows, k, packed, n, team_.biases[instr.id], instr.accumulate, ahead);
-    if (all) return;
-    receive_inputs(map, rows);
-    multiply(rows, map.k - k, packed + packed_size(k_.panel, k, n), n, nullptr, true, ahead);
-  }
-
-  void multiply(int64_t rows, int64_t k, const T* packed, int64_t n, const T* bias, bool accumulate,
-                Ahead* ahead) {
-    k_.gemm(worker_.a_rows, rows, k, packed, 0, n, worker_.out_rows, bias, accumulate, descending_, ahead);
-  }
-
-  void hand_over_inputs(const SharedMap& map, int64_t rows) {
-    const int64_t k = map.rows[team_.index];
-    T* const to = next_turn(rows * k);
-    for (int64_t i = 0; i < rows; ++i) k_.hand_over(to + i * k, worker_.a_rows[i], k);
-  }
-
-  void receive_inputs(const SharedMap& map, int64_t rows) {
-    const int64_t k = map.k - map.rows[team_.index];
-    T* to = team_.received;
-    for (const Team<T>& other : shared_.teams) {
-      if (&other == &team_) continue;
-      const T* const from = other.handed[turn_ % kTurns];
-      const int64_t part = map.rows[other.index];
-      if (part == k) {
-        receive(to, from, rows * k);
-      } else {
-        for (int64_t i = 0; i < rows; ++i) receive(to + i * k, from + i * part, part);
-      }
-      to += part;
-    }
-    end_turn();
-    Places<T>::spread(team_.received, k, rows, worker_.a_rows);
-  }
-
-  void product_by_sums(const Instr& instr, const SharedMap& map, int64_t from, int64_t to,
-                       int64_t rows) {
-    const int64_t k = map.rows[team_.index], n = map.columns[team_.index];
-    T* const handed = next_turn(rows * map.n);
-    const bool joined = map.joined(k_.panel);
-    if (joined) {
-      Places<T>::spread(team_.sums, map.n, rows, worker_.out_rows);
-      multiply(rows, k, team_.packed[instr.id], map.n, nullptr, false, nullptr);
-    }
-    const T* packed = team_.packed[instr.id];
-    const T* own = packed;
-    for (const Team<T>& other : shared_.teams) {
-      const int64_t before = map.columns_before[other.index], columns = map.columns[other.index];
-      if (&other == &team_) {
-        own = packed;
-      } else if (joined) {
-        for (int64_t i = 0; i < rows; ++i) {
-          k_.hand_over(handed + rows * before + i * columns, team_.sums + i * map.n + before, columns);
-        }
-      } else {
-        Places<T>::spread(team_.sums, columns, rows, worker_.out_rows);
-        multiply(rows, k, packed, columns, nullptr, false, nullptr);
-        k_.hand_over(handed + rows * before, team_.sums, rows * columns);
-      }
-      packed += packed_size(k_.panel, k, columns);
-    }
-    places_.point(instr.out, from, to, worker_.out_rows);
-    const int64_t before = map.columns_before[team_.index];
-    const T* const bias = team_.biases[instr.id];
-    if (!joined) {
-      multiply(rows, k, own, n, bias, instr.accumulate, nullptr);
-    } else {
-      for (int64_t i = 0; i < rows; ++i) {
-        T* const out = worker_.out_rows[i];
-        combine(instr.accumulate ? Op::kAdd : Op::kCopy, out, team_.sums + i * map.n + before, n);
-        if (bias != nullptr) combine(Op::kAdd, out, bias, n);
-      }
-    }
-    for (const Team<T>& other : shared_.teams) {
-      if (&other == &team_) continue;
-      receive(team_.received, other.handed[turn_ % kTurns] + rows * before, rows * n);
-      for (int64_t i = 0; i < rows; ++i) {
-        combine(Op::kAdd, worker_.out_rows[i], team_.received + i * n, n);
-      }
-    }
-    end_turn();
-  }
-
-  // To a row a copy or the sum of another one.
-  void combine(Op op, T* to, const T* from, int64_t n) const {
-    const In<T> in[] = {{from, 0, 1}, {to, 0, 1}};
-    k_.pointwise[static_cast<int>(op)](to, 0, in, 1, n);
-  }
-
-  // Where to hand over so many elements.
-  T* next_turn(int64_t size) {
-    ++turn_;
-    handed_[turn_ % kTurns] = size;
-    std::atomic_thread_fence(std::memory_order_release);  // after what was withdrawn before
-    return team_.handed[turn_ % kTurns];
-  }
-
-  // All others have handed over this turn, after they had received all that was handed over before.
-  void end_turn() {
-    const auto old = (turn_ + kTurns / 2) % kTurns;
-    k_.withdraw(team_.handed[old], handed_[old]);
-  }
-
-  void receive(T* to, const T* from, int64_t n) {
-    int64_t done = 0;
-    const auto received = [&] {
-      done += k_.receive(to + done, from + done, n - done);
-      return done == n;
-    };
-    // It often comes within what a look at the clock takes.
-    bool all = false;
-    for (int i = 0; i < kPausesPerLook && !all; ++i) all = received();
-    if (!all) spin_until(received);
-    std::atomic_thread_fence(std::memory_order_acquire);
-  }
-
-  void weight_gradient(const Instr& instr, const Map& map, int64_t g, int64_t rows, int64_t begin,
-                       int64_t end) {
+  // Columns [begin, begin + n) of the gradient, from the n columns of dz that begin at dz_begin.
+  void weight_gradient(const Instr& instr, const Map& map, int64_t g, int64_t rows, int64_t dz_begin,
+                       int64_t begin, int64_t n) {
     const OuterArg& arg = call_.outers[instr.id];
-    for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] += begin;
-    k_.outer(worker_.a_rows, const_cast<const T* const*>(worker_.out_rows), rows, map.k,
-             end - begin, team_.outers[instr.id] + g * arg.group_stride + begin * arg.n_stride,
-             arg.n_stride, arg.k_stride, worker_.outer_scratch);
-    for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] -= begin;
-  }
-
-  // Of the team's columns: they lie in runs in the gradient, and in dz unless that is the team's own.
-  void weight_gradient_of_units(const Instr& instr, const Map& map, int64_t rows) {
-    const bool wide = instr.out.space == Space::kStream;
-    plan_.own.each_run(map.n, [&](int64_t first, int64_t at, int64_t n) {
-      const int64_t from = wide ? first - plan_.own.begin : at;
-      for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] += from;
-      const OuterArg& arg = call_.outers[instr.id];
-      k_.outer(worker_.a_rows, const_cast<const T* const*>(worker_.out_rows), rows, map.k, n,
-               team_.outers[instr.id] + first * arg.n_stride, arg.n_stride, arg.k_stride,
-               worker_.outer_scratch);
-      for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] -= from;
-    });
+    for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] += dz_begin;
+    k_.outer(worker_.a_rows, const_cast<const T* const*>(worker_.out_rows), rows, map.k, n,
+             team_.outers[instr.id] + g * arg.group_stride + begin * arg.n_stride, arg.n_stride,
+             arg.k_stride, worker_.outer_scratch);
+    for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] -= dz_begin;
   }
 
   void segment(const Instr& instr, int64_t lo, int64_t hi) {
@@ -550,14 +415,12 @@ class Body {
   const Worker<T>& worker_;
   Team<T>& team_;
   Places<T> places_;
+  UnitProducts<T> unit_products_;
   const Crew everybody_;
   Crew crew_;
   int64_t done_ = 0;  // steps before the chunk, in the order of running
   int64_t first_ = 0, last_ = 0;  // steps of the chunk
   int parity_ = 0;
-  // How often something was handed over, and how much the last times.
-  int64_t turn_ = 0;
-  int64_t handed_[kTurns] = {};
   // Every second pass over a map goes from its end to its beginning: of a map larger than a cache,
   // what the last pass read last is in there still.
   bool descending_ = false, odd_chunk_ = false;
