@@ -195,8 +195,7 @@ class Body {
       if (n == 0) continue;
       if (!plan_.backward) clear_carry_rows(parity_, u, n);
       const auto [lo, hi] = share(n);
-      places_.place_moving(u, parity_);
-      places_.open_streams(kLoop, u, lo, hi);
+      places_.enter_step(kLoop, u, lo, hi, parity_);
       Ahead ahead;
       if (asks_) places_.find_ahead(u, lo, hi, ahead);
       for (const Instr& instr : plan_.phases[kLoop]) {
@@ -208,7 +207,7 @@ class Body {
         }
         meet();
       }
-      places_.close_streams(kLoop, u, lo, hi);
+      places_.leave_step(kLoop, u, lo, hi);
       if (plan_.backward) clear_carry_rows(parity_ ^ 1, u, n);
     }
   }
@@ -233,10 +232,9 @@ class Body {
       if (instr.kind == InstrKind::kSegment) {
         for (int64_t u = first_; u < last_; ++u) {
           const auto [lo, hi] = share(places_.active(u));
-          places_.place_moving(u, parity_);
-          places_.open_streams(phase, u, lo, hi);
+          places_.enter_step(phase, u, lo, hi, parity_);
           segment(instr, lo, hi);
-          places_.close_streams(phase, u, lo, hi);
+          places_.leave_step(phase, u, lo, hi);
         }
       } else {
         descending_ = odd_chunk_;
@@ -251,9 +249,10 @@ class Body {
     if (of_units && instr.kind == InstrKind::kGemm) {
       return unit_products_.run(instr, from, to, descending_, ahead);
     }
-    const int64_t rows = places_.point(instr.a, from, to, worker_.a_rows);
+    const int64_t rows = places_.count(from, to);
     if (rows == 0) return;
-    places_.point(instr.out, from, to, worker_.out_rows);
+    T* const* a = places_.point(instr.a, from, to, worker_.a_rows);
+    T* const* out = places_.point(instr.out, from, to, worker_.out_rows);
     const Map& map = instr.kind == InstrKind::kGemm ? plan_.maps[instr.id] : plan_.outers[instr.id];
     int64_t begin = 0, end = map.n;
     if (crew_.count > 1) {
@@ -265,37 +264,40 @@ class Body {
     for (int64_t g = 0; g < map.groups; ++g) {
       if (g > 0) {
         if (packed) packed += packed_size(k_.panel, map.k, map.n);
-        for (int64_t i = 0; i < rows; ++i) {
-          if (worker_.a_rows[i] != shared_.zeros) worker_.a_rows[i] += map.k;
-          worker_.out_rows[i] += map.n;
-        }
+        a = shifted(a, rows, map.k, worker_.a_rows);
+        out = shifted(out, rows, map.n, worker_.out_rows);
       }
       if (begin == end) continue;
       if (of_units) {
         // Runs of the gradient; of dz, too, unless that is the team's own.
         const bool wide = instr.out.space == Space::kStream;
         plan_.own.each_run(map.n, [&](int64_t first, int64_t at, int64_t n) {
-          weight_gradient(instr, map, g, rows, wide ? first - plan_.own.begin : at, first, n);
+          const int64_t dz = wide ? first - plan_.own.begin : at;
+          weight_gradient(instr, map, g, rows, a, shifted(out, rows, dz, worker_.part_rows), first, n);
         });
       } else if (instr.kind == InstrKind::kGemm) {
         const T* bias = instr.bias < 0 ? nullptr : places_.vector(instr.bias) + g * map.n;
-        k_.gemm(worker_.a_rows, rows, map.k, packed, begin, end, worker_.out_rows, bias,
-                instr.accumulate, descending_, ahead);
+        k_.gemm(a, rows, map.k, packed, begin, end, out, bias, instr.accumulate, descending_, ahead);
       } else {
-        weight_gradient(instr, map, g, rows, begin, begin, end - begin);
+        T* const* dz = begin == 0 ? out : shifted(out, rows, begin, worker_.part_rows);
+        weight_gradient(instr, map, g, rows, a, dz, begin, end - begin);
       }
     }
   }
 
-  // Columns [begin, begin + n) of the gradient, from the n columns of dz that begin at dz_begin.
-  void weight_gradient(const Instr& instr, const Map& map, int64_t g, int64_t rows, int64_t dz_begin,
-                       int64_t begin, int64_t n) {
+  // Columns [begin, begin + n) of the gradient, from the n columns of dz.
+  void weight_gradient(const Instr& instr, const Map& map, int64_t g, int64_t rows, const T* const* a,
+                       const T* const* dz, int64_t begin, int64_t n) {
     const OuterArg& arg = call_.outers[instr.id];
-    for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] += dz_begin;
-    k_.outer(worker_.a_rows, const_cast<const T* const*>(worker_.out_rows), rows, map.k, n,
+    k_.outer(a, dz, rows, map.k, n,
              team_.outers[instr.id] + g * arg.group_stride + begin * arg.n_stride, arg.n_stride,
              arg.k_stride, worker_.outer_scratch);
-    for (int64_t i = 0; i < rows; ++i) worker_.out_rows[i] -= dz_begin;
+  }
+
+  // So many columns to the right of each row: in `room`, which may be where the rows' pointers are.
+  static T* const* shifted(T* const* rows, int64_t count, int64_t columns, T** room) {
+    for (int64_t i = 0; i < count; ++i) room[i] = rows[i] + columns;
+    return room;
   }
 
   void segment(const Instr& instr, int64_t lo, int64_t hi) {
@@ -311,6 +313,11 @@ class Body {
   void segment_op(const SegmentOp& op, int64_t row, int64_t rows) {
     In<T> in[kMaxSources];
     for (int i = 0; i < op.n_src; ++i) places_.point_at(op.src[i], row, in[i]);
+    if (op.code < kGroupCode) {
+      In<T> dst;
+      places_.point_at(op.dst, row, dst);
+      return k_.pointwise[op.code](const_cast<T*>(dst.p), dst.row_stride, in, rows, op.cols);
+    }
     if (op.code == kCodeSumRows) {
       k_.sum_rows(worker_.sums[op.dst.id] + op.dst.offset, in[0], rows, op.cols);
       return;
@@ -326,10 +333,6 @@ class Body {
     In<T> dst;
     places_.point_at(op.dst, row, dst);
     T* d = const_cast<T*>(dst.p);
-    if (op.code < kGroupCode) {
-      k_.pointwise[op.code](d, dst.row_stride, in, rows, op.cols);
-      return;
-    }
     const int64_t groups = op.extra;
     switch (op.code) {
       case kCodeSum:

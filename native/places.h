@@ -28,7 +28,9 @@ class Places {
       : plan_(*worker.team->plan), call_(shared.call), shared_(shared), worker_(worker),
         team_(*worker.team), home_(shared.kept.block(worker.team->begin)) {
     place_fixed();
+    list_rows();
     find_straight();
+    find_moves();
   }
 
   // ---- geometry: steps u as the forward loop counts them, rows of the call
@@ -57,14 +59,25 @@ class Places {
 
   // ---- operands of segments
 
-  // Rows [lo, hi) of a stream for a segment: in place, or gathered into scratch memory.
-  void open_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
+  // Turns to step u, of whose rows [lo, hi) are this thread's; the carried values enter in buffer
+  // `parity_in`.
+  void enter_step(int phase, int64_t u, int64_t lo, int64_t hi, int parity_in) {
+    parity_in_ = parity_in;
+    if (u >= moves_from_) {
+      const int64_t clock[] = {u, local_[u - first_]};
+      for (const Move& m : moves_) {
+        *m.rows = {m.origin[parity_in] + clock[m.by_row] * m.step, 0, m.stride};
+      }
+      return;
+    }
+    place_moving(u);
     if (lo == hi) return;
     for (const Opening& o : plan_.segment_opens[phase]) open_stream(phase, o.stream, u, lo, hi, o.read);
   }
 
-  void close_streams(int phase, int64_t u, int64_t lo, int64_t hi) {
-    if (lo == hi) return;
+  // Writes what lies in scratch memory to where it belongs.
+  void leave_step(int phase, int64_t u, int64_t lo, int64_t hi) {
+    if (lo == hi || u >= moves_from_) return;
     for (int32_t id : plan_.segment_writes[phase]) {
       T* scratch = worker_.stream_scratch[id];
       if (slots_[plan_.stream_slots[id]].base != scratch) continue;
@@ -87,20 +100,6 @@ class Places {
       Rows<T> rows;
       if (lo >= end || !find(p.stream, next, lo, end, rows) || rows.stride != width) continue;
       ahead.add(rows.base, (end - lo) * width * static_cast<int64_t>(sizeof(T)));
-    }
-  }
-
-  // Slots that move with the step, besides streams; the carried values enter in buffer `parity_in`.
-  void place_moving(int64_t u, int parity_in) {
-    for (int32_t slot : plan_.moving_slots) {
-      const auto [space, id] = plan_.slots[slot];
-      if (space == Space::kChunk) {
-        const int64_t width = plan_.chunk[id];
-        slots_[slot] = {team_.chunk[id] + local_[u - first_] * width, 0, width};
-      } else {
-        const int parity = space == Space::kCarryIn ? parity_in : parity_in ^ 1;
-        slots_[slot] = {team_.carry[parity][id], 0, plan_.carry[id]};
-      }
     }
   }
 
@@ -154,27 +153,31 @@ class Places {
 
   // ---- operands of products
 
-  // Row pointers of an operand for all rows of steps [from, to). Returns how many.
-  template <class P>
-  int64_t point(const Operand& o, int64_t from, int64_t to, P* out) const {
-    const int64_t count = local_[to - first_] - local_[from - first_];
+  // How many rows steps [from, to) have.
+  int64_t count(int64_t from, int64_t to) const { return local_[to - first_] - local_[from - first_]; }
+
+  // Pointers to an operand's rows at steps [from, to): `room` is for them, if they must be written.
+  T* const* point(const Operand& o, int64_t from, int64_t to, T** room) const {
     if (o.space == Space::kStream) {
+      T** out = room;
       for (int64_t u = from; u < to; ++u) out = point_at_stream(o, u, out);
-      return count;
+      return room;
     }
-    // In a chunk's buffer the rows of its steps lie one after another.
-    T* row = o.space == Space::kChunk
-                 ? team_.chunk[o.id] + local_[from - first_] * plan_.chunk[o.id]
-                 : slots_[o.slot].base;
-    row += o.offset;
-    const int64_t stride = o.space == Space::kChunk ? plan_.chunk[o.id] : slots_[o.slot].stride;
-    spread(row, stride, count, out);
-    return count;
+    T* const* const list = worker_.lists[o.list];
+    switch (o.space) {
+      case Space::kChunk:
+        return list + local_[from - first_];
+      case Space::kCarryIn:
+        return list + parity_in_ * team_.rows;
+      case Space::kCarryOut:
+        return list + (parity_in_ ^ 1) * team_.rows;
+      default:
+        return list;
+    }
   }
 
   // Four at a time, so that an addition needn't wait for the last: with few units it shows.
-  template <class P>
-  static void spread(T* row, int64_t stride, int64_t count, P* out) {
+  static void spread(T* row, int64_t stride, int64_t count, T** out) {
     int64_t i = 0;
     for (; i + 4 <= count; i += 4, row += 4 * stride) {
       out[i] = row;
@@ -283,6 +286,63 @@ class Places {
     }
   }
 
+  // Slots that move with the step, besides streams.
+  void place_moving(int64_t u) {
+    for (int32_t slot : plan_.moving_slots) {
+      const auto [space, id] = plan_.slots[slot];
+      if (space == Space::kChunk) {
+        const int64_t width = plan_.chunk[id];
+        slots_[slot] = {team_.chunk[id] + local_[u - first_] * width, 0, width};
+      } else {
+        const int parity = space == Space::kCarryIn ? parity_in_ : parity_in_ ^ 1;
+        slots_[slot] = {team_.carry[parity][id], 0, plan_.carry[id]};
+      }
+    }
+  }
+
+  // The same and streams, found once for the call if all of them are straight: at each step it would
+  // show in small calls.
+  void find_moves() {
+    moves_.clear();
+    int64_t from = 0;
+    for (int32_t id : plan_.opened) {
+      const Straight& s = straight_[id];
+      from = std::max(from, s.from);
+      moves_.push_back({&slots_[plan_.stream_slots[id]], {s.origin, s.origin}, s.step, s.stride, false});
+    }
+    for (int32_t slot : plan_.moving_slots) {
+      const auto [space, id] = plan_.slots[slot];
+      if (space == Space::kChunk) {
+        T* const base = team_.chunk[id];
+        const int64_t width = plan_.chunk[id];
+        moves_.push_back({&slots_[slot], {base, base}, width, width, true});
+      } else {
+        const int odd = space == Space::kCarryIn ? 1 : 0;
+        T* const even = team_.carry[odd ^ 1][id];
+        moves_.push_back({&slots_[slot], {even, team_.carry[odd][id]}, 0, plan_.carry[id], false});
+      }
+    }
+    moves_from_ = from;
+  }
+
+  // In a chunk's buffer the rows of its steps lie one after another.
+  void list_rows() {
+    for (size_t i = 0; i < plan_.lists.size(); ++i) {
+      const Operand& o = plan_.lists[i];
+      const int64_t rows = team_.rows;
+      T** const list = worker_.lists[i];
+      if (o.space == Space::kChunk) {
+        spread(team_.chunk[o.id] + o.offset, plan_.chunk[o.id], team_.list_rows(o.space), list);
+      } else if (o.space == Space::kStep) {
+        spread(team_.step[o.id] + o.offset, plan_.step[o.id], rows, list);
+      } else {
+        for (int b : {0, 1}) {
+          spread(team_.carry[b][o.id] + o.offset, plan_.carry[o.id], rows, list + b * rows);
+        }
+      }
+    }
+  }
+
   // Slots that are where they are for the whole call.
   void place_fixed() {
     slots_.assign(plan_.slots.size(), Rows<T>{nullptr, 0, 0});
@@ -297,17 +357,13 @@ class Places {
     }
   }
 
-  template <class P>
-  P* point_at_stream(const Operand& o, int64_t u, P* out) const {
+  T** point_at_stream(const Operand& o, int64_t u, T** out) const {
     const int64_t n = active(u);
     Rows<T> rows;
     if (n > 0 && find(o.id, u, 0, n, rows)) {
       spread(rows.base + o.offset, rows.stride, n, out);
     } else {
-      for (int64_t i = 0; i < n; ++i) {
-        T* row = seen_row(o.id, u, team_.begin + i);
-        out[i] = row == shared_.zeros ? row : row + o.offset;
-      }
+      for (int64_t i = 0; i < n; ++i) out[i] = seen_row(o.id, u, team_.begin + i) + o.offset;
     }
     return out + n;
   }
@@ -316,6 +372,14 @@ class Places {
   struct Straight {
     T* origin = nullptr;
     int64_t step = 0, stride = 0, from = std::numeric_limits<int64_t>::max();
+  };
+
+  // Rows that lie at origin[parity_in] + step * u or, by_row, step times the step's row of the chunk.
+  struct Move {
+    Rows<T>* rows;
+    T* origin[2];
+    int64_t step, stride;
+    bool by_row;
   };
 
   const Plan& plan_;
@@ -329,6 +393,9 @@ class Places {
   std::vector<int64_t> local_;  // by step of the chunk: its first row in the chunk's buffers
   int64_t tile_row_ = -1, tile_rows_ = 0;  // the tile that was placed last
   std::vector<Rows<T>> slots_;  // where the operands of segments are now
+  int parity_in_ = 0;  // of what is carried, the buffer in which it enters the step
+  std::vector<Move> moves_;  // of the slots that move, at steps u >= moves_from_
+  int64_t moves_from_ = 0;
 };
 
 }  // namespace ostinato

@@ -103,6 +103,15 @@ void give_slot(Plan& plan, Operand& o) {
   }
 }
 
+void give_list(Plan& plan, Operand& o) {
+  if (o.space == Space::kStream) return;
+  const auto found = std::find_if(plan.lists.begin(), plan.lists.end(), [&](const Operand& other) {
+    return other.space == o.space && other.id == o.id && other.offset == o.offset;
+  });
+  o.list = static_cast<int32_t>(found - plan.lists.begin());
+  if (found == plan.lists.end()) plan.lists.push_back(o);
+}
+
 void add_result(Plan& plan, const Operand& o) {
   if (o.space == Space::kStream && !plan.streams[o.id].kept) add_once(plan.results, o.id);
 }
@@ -197,7 +206,7 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
   }
   for (int32_t id : hoisted) plan.passing.push_back({id, true});
   if (!in.at_end()) throw std::invalid_argument("plan: the code goes on after its end");
-  size_segments(plan);
+  survey_operands(plan);
   for (int phase = 0; phase < 3; ++phase) {
     for (const Instr& instr : plan.phases[phase]) plan.work[phase] += work_of(plan, instr);
   }
@@ -205,8 +214,10 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
   return plan;
 }
 
-void size_segments(Plan& plan) {
+void survey_operands(Plan& plan) {
   plan.tile_begin.clear();
+  plan.lists.clear();
+  plan.opened.clear();
   plan.tile_width = 0;
   for (int64_t width : plan.tile) {
     plan.tile_begin.push_back(plan.tile_width);
@@ -218,7 +229,13 @@ void size_segments(Plan& plan) {
       for (const SegmentOp& op : instr.ops) instr.touched += op.cols;
       const int64_t width = std::max(instr.touched, plan.tile_width);
       instr.tile_rows = std::max<int64_t>(kTileElements / width, 1);
+      if (instr.kind == InstrKind::kSegment) continue;
+      give_list(plan, instr.a);
+      give_list(plan, instr.out);
     }
+  }
+  for (const auto& opens : plan.segment_opens) {
+    for (const Opening& o : opens) add_once(plan.opened, o.stream);
   }
 }
 

@@ -29,6 +29,7 @@ struct Operand {
   int32_t offset;  // first column
   bool broadcast;  // one column serves all
   int32_t slot = -1;  // derived: where its rows are found (Plan::slots)
+  int32_t list = -1;  // derived: of a product, but of streams: pointers to its rows (Plan::lists)
 };
 
 // Elements of all values of a segment's tile. From 2,048 to 65,536 an LSTM differs by 3 %; a
@@ -134,9 +135,12 @@ struct Plan {
   // and by stream its slot or -1.
   std::vector<Slot> slots;
   std::vector<int32_t> tile_slots, moving_slots, stream_slots;
+  // Derived: products' operands whose rows lie where they are for the whole call.
+  std::vector<Operand> lists;
   // Derived: streams that the segments of a phase open (they gather those that they read), and those
   // that they write (scatter), where their rows are not evenly spaced in memory.
   std::vector<Opening> segment_opens[3];
+  std::vector<int32_t> opened;  // in any phase
   std::vector<int32_t> segment_writes[3];
   // Derived: what the loop's products ask memory for; a stream that is read one step back, as that.
   std::vector<Passing> passing;
@@ -156,8 +160,9 @@ struct Plan {
   std::vector<Staged> staged;
 };
 
-// Derives what a segment's memory takes.
-void size_segments(Plan& plan);
+// Derives what follows from where operands are and how wide: what a segment's memory takes, lists of
+// rows, streams that are opened.
+void survey_operands(Plan& plan);
 
 Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& consts);
 

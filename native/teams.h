@@ -63,6 +63,12 @@ struct Team {
 
   // Chunks whose buffers are in use at once: in a relay the loop's and another one.
   int64_t chunks() const { return relay ? 2 : 1; }
+
+  // Rows that an operand has in all: of the chunks' buffers, of both that hold what is carried.
+  int64_t list_rows(Space space) const {
+    if (space == Space::kChunk) return chunk_rows * chunks();
+    return space == Space::kStep ? rows : 2 * rows;
+  }
 };
 
 template <class T>
@@ -73,8 +79,10 @@ struct Worker {
   T* tile = nullptr;
   std::vector<T*> stream_scratch;
   std::vector<T*> sums;
-  const T** a_rows = nullptr;
+  std::vector<T**> lists;  // pointers to rows, as Places finds them
+  T** a_rows = nullptr;  // room for as many as a product has
   T** out_rows = nullptr;
+  T** part_rows = nullptr;
   T* outer_scratch = nullptr;
 };
 
@@ -364,8 +372,13 @@ void allocate(Scratches& scratches, Shared<T>& shared, std::vector<Team<T>>& tea
     }
     take_all(scratch, worker.sums, plan.sums, 1);
     const int64_t rows = std::max(worker.team->chunk_rows, worker.team->rows);
-    worker.a_rows = scratch.take<const T*>(rows);
+    worker.lists.resize(plan.lists.size());
+    for (size_t i = 0; i < plan.lists.size(); ++i) {
+      worker.lists[i] = scratch.take<T*>(worker.team->list_rows(plan.lists[i].space));
+    }
+    worker.a_rows = scratch.take<T*>(rows);
     worker.out_rows = scratch.take<T*>(rows);
+    worker.part_rows = scratch.take<T*>(rows);
     worker.outer_scratch = scratch.take<T>(outer);
   }
 }

@@ -25,30 +25,32 @@ class UnitProducts {
   void run(const Instr& instr, int64_t from, int64_t to, bool descending, Ahead* ahead) {
     descending_ = descending;
     const SharedMap& map = plan_.shared_maps[instr.id];
-    const int64_t rows = places_.point(instr.a, from, to, worker_.a_rows);
+    const int64_t rows = places_.count(from, to);
     if (rows == 0) return;
-    if (map.exchange == Exchange::kSums) return by_sums(instr, map, from, to, rows);
+    T* const* const a = places_.point(instr.a, from, to, worker_.a_rows);
+    T* const* const out = places_.point(instr.out, from, to, worker_.out_rows);
+    if (map.exchange == Exchange::kSums) return by_sums(instr, map, rows, a, out);
     const T* packed = team_.packed[instr.id];
     const bool all = map.exchange == Exchange::kNone;
-    if (!all) hand_over_inputs(map, rows);
+    if (!all) hand_over_inputs(map, rows, a);
     const int64_t k = map.rows[team_.index], n = map.columns[team_.index];
-    places_.point(instr.out, from, to, worker_.out_rows);
-    multiply(rows, k, packed, n, team_.biases[instr.id], instr.accumulate, ahead);
+    multiply(rows, a, k, packed, n, out, team_.biases[instr.id], instr.accumulate, ahead);
     if (all) return;
     receive_inputs(map, rows);
-    multiply(rows, map.k - k, packed + packed_size(k_.panel, k, n), n, nullptr, true, ahead);
+    multiply(rows, worker_.part_rows, map.k - k, packed + packed_size(k_.panel, k, n), n, out, nullptr,
+             true, ahead);
   }
 
  private:
-  void multiply(int64_t rows, int64_t k, const T* packed, int64_t n, const T* bias, bool accumulate,
-                Ahead* ahead) {
-    k_.gemm(worker_.a_rows, rows, k, packed, 0, n, worker_.out_rows, bias, accumulate, descending_, ahead);
+  void multiply(int64_t rows, const T* const* a, int64_t k, const T* packed, int64_t n, T* const* out,
+                const T* bias, bool accumulate, Ahead* ahead) {
+    k_.gemm(a, rows, k, packed, 0, n, out, bias, accumulate, descending_, ahead);
   }
 
-  void hand_over_inputs(const SharedMap& map, int64_t rows) {
+  void hand_over_inputs(const SharedMap& map, int64_t rows, const T* const* a) {
     const int64_t k = map.rows[team_.index];
     T* const to = next_turn(rows * k);
-    for (int64_t i = 0; i < rows; ++i) k_.hand_over(to + i * k, worker_.a_rows[i], k);
+    for (int64_t i = 0; i < rows; ++i) k_.hand_over(to + i * k, a[i], k);
   }
 
   void receive_inputs(const SharedMap& map, int64_t rows) {
@@ -66,16 +68,17 @@ class UnitProducts {
       to += part;
     }
     end_turn();
-    Places<T>::spread(team_.received, k, rows, worker_.a_rows);
+    Places<T>::spread(team_.received, k, rows, worker_.part_rows);
   }
 
-  void by_sums(const Instr& instr, const SharedMap& map, int64_t from, int64_t to, int64_t rows) {
+  void by_sums(const Instr& instr, const SharedMap& map, int64_t rows, const T* const* a,
+               T* const* out) {
     const int64_t k = map.rows[team_.index], n = map.columns[team_.index];
     T* const handed = next_turn(rows * map.n);
     const bool joined = map.joined(k_.panel);
     if (joined) {
-      Places<T>::spread(team_.sums, map.n, rows, worker_.out_rows);
-      multiply(rows, k, team_.packed[instr.id], map.n, nullptr, false, nullptr);
+      Places<T>::spread(team_.sums, map.n, rows, worker_.part_rows);
+      multiply(rows, a, k, team_.packed[instr.id], map.n, worker_.part_rows, nullptr, false, nullptr);
     }
     const T* packed = team_.packed[instr.id];
     const T* own = packed;
@@ -88,29 +91,27 @@ class UnitProducts {
           k_.hand_over(handed + rows * before + i * columns, team_.sums + i * map.n + before, columns);
         }
       } else {
-        Places<T>::spread(team_.sums, columns, rows, worker_.out_rows);
-        multiply(rows, k, packed, columns, nullptr, false, nullptr);
+        Places<T>::spread(team_.sums, columns, rows, worker_.part_rows);
+        multiply(rows, a, k, packed, columns, worker_.part_rows, nullptr, false, nullptr);
         k_.hand_over(handed + rows * before, team_.sums, rows * columns);
       }
       packed += packed_size(k_.panel, k, columns);
     }
-    places_.point(instr.out, from, to, worker_.out_rows);
     const int64_t before = map.columns_before[team_.index];
     const T* const bias = team_.biases[instr.id];
     if (!joined) {
-      multiply(rows, k, own, n, bias, instr.accumulate, nullptr);
+      multiply(rows, a, k, own, n, out, bias, instr.accumulate, nullptr);
     } else {
       for (int64_t i = 0; i < rows; ++i) {
-        T* const out = worker_.out_rows[i];
-        combine(instr.accumulate ? Op::kAdd : Op::kCopy, out, team_.sums + i * map.n + before, n);
-        if (bias != nullptr) combine(Op::kAdd, out, bias, n);
+        combine(instr.accumulate ? Op::kAdd : Op::kCopy, out[i], team_.sums + i * map.n + before, n);
+        if (bias != nullptr) combine(Op::kAdd, out[i], bias, n);
       }
     }
     for (const Team<T>& other : shared_.teams) {
       if (&other == &team_) continue;
       receive(team_.received, other.handed[turn_ % kTurns] + rows * before, rows * n);
       for (int64_t i = 0; i < rows; ++i) {
-        combine(Op::kAdd, worker_.out_rows[i], team_.received + i * n, n);
+        combine(Op::kAdd, out[i], team_.received + i * n, n);
       }
     }
     end_turn();

@@ -144,7 +144,7 @@ class Narrow {
         if (instr.kind == InstrKind::kOuter) move(instr.out, 0);
       }
     }
-    size_segments(narrow);
+    survey_operands(narrow);
     return narrow;
   }
 
