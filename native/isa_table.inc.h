@@ -36,8 +36,7 @@ const Kernels<double>& kernels_f64() {
 const Kernels<float>& kernels_f32_newton() {
   static const Kernels<float> table = [] {
     Kernels<float> kernels = make_kernels<float>();
-    kernels.pointwise[static_cast<int>(Op::kTanh)] = pointwise<float, TanhNewtonOp<float>>;
-    kernels.pointwise[static_cast<int>(Op::kSigmoid)] = pointwise<float, SigmoidNewtonOp<float>>;
+    fill_gates<float, true>(kernels);
     return kernels;
   }();
   return table;

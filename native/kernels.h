@@ -20,7 +20,7 @@ struct In {
 enum class Op : int32_t {
   // one argument
   kCopy, kNeg, kAbs, kSign, kFloor, kReciprocal, kSqrt, kRsqrt, kExp, kExpm1, kLog, kLog1p, kSin,
-  kCos, kTanh, kSigmoid, kErf, kRelu,
+  kCos, kErf, kRelu,
   // two arguments
   kAdd, kSub, kMul, kDiv, kMax, kMin, kPow, kLt, kLe, kGt, kGe, kEq, kNe,
   // three arguments; kMulAdd is a * b + c, kNegMulAdd is c - a * b, with or without one rounding
@@ -30,6 +30,12 @@ enum class Op : int32_t {
   kSigmoidGrad, kTanhGrad, kReluGrad,
   // the same of a product, three arguments (a, b, y): g = a * b
   kSigmoidGradMul, kTanhGradMul,
+  // (1 - a) * b + a * c
+  kMix,
+  // gates: sigmoid and tanh of a, of a + b and of a * b + c; a * sigmoid(b), a * tanh(b),
+  // sigmoid(a) * tanh(b), a * sigmoid(b) + c
+  kSigmoid, kFirstGate = kSigmoid, kTanh, kSigmoidAdd, kTanhAdd, kSigmoidMulAdd, kTanhMulAdd,
+  kMulSigmoid, kMulTanh, kMulSigmoidTanh, kMulSigmoidAdd,
   kCount
 };
 

@@ -34,6 +34,7 @@ namespace ostinato::OSTINATO_ISA_NS {
   template <class T>                                              \
   struct Name {                                                   \
     using V = VecOf<T>;                                           \
+    using M = Math<T>;                                            \
     static constexpr int arity = 3;                               \
     static OSTINATO_INLINE V apply(V a, V b, V c) { return expression; } \
   };
@@ -52,10 +53,6 @@ OSTINATO_OP1(LogOp, M::log(a))
 OSTINATO_OP1(Log1pOp, M::log1p(a))
 OSTINATO_OP1(SinOp, M::sin(a))
 OSTINATO_OP1(CosOp, M::cos(a))
-OSTINATO_OP1(TanhOp, M::tanh(a))
-OSTINATO_OP1(SigmoidOp, M::sigmoid(a))
-OSTINATO_OP1(TanhNewtonOp, M::template tanh<true>(a))
-OSTINATO_OP1(SigmoidNewtonOp, M::template sigmoid<true>(a))
 OSTINATO_OP1(ErfOp, M::erf(a))
 OSTINATO_OP1(ReluOp, max(V{}, a))
 
@@ -81,10 +78,40 @@ OSTINATO_OP3(MulAddOp, fma(a, b, c))
 OSTINATO_OP3(NegMulAddOp, fma(-a, b, c))
 OSTINATO_OP3(SigmoidGradMulOp, SigmoidGradOp<T>::apply(a * b, c))
 OSTINATO_OP3(TanhGradMulOp, TanhGradOp<T>::apply(a * b, c))
+OSTINATO_OP3(MixOp, fma(a, c, (T(1) - a) * b))
 
 #undef OSTINATO_OP1
 #undef OSTINATO_OP2
 #undef OSTINATO_OP3
+
+// What gates are made of. By division or by Newton's method (vecmath.h), and with one loop for all
+// modes of the operands: each is large, and takes longer than to look at a mode.
+#define OSTINATO_GATE(Name, count, parameters, expression)                                        \
+  template <class T, bool Newton>                                                                 \
+  struct Name {                                                                                   \
+    using V = VecOf<T>;                                                                           \
+    static constexpr int arity = count;                                                           \
+    static constexpr bool is_gate = true;                                                         \
+    static OSTINATO_INLINE V sigmoid(V x) { return Math<T>::template sigmoid<Newton>(x); }        \
+    static OSTINATO_INLINE V tanh(V x) { return Math<T>::template tanh<Newton>(x); }              \
+    static OSTINATO_INLINE V apply parameters { return expression; }                              \
+  };
+
+OSTINATO_GATE(SigmoidOp, 1, (V a), sigmoid(a))
+OSTINATO_GATE(TanhOp, 1, (V a), tanh(a))
+OSTINATO_GATE(SigmoidAddOp, 2, (V a, V b), sigmoid(a + b))
+OSTINATO_GATE(TanhAddOp, 2, (V a, V b), tanh(a + b))
+OSTINATO_GATE(SigmoidMulAddOp, 3, (V a, V b, V c), sigmoid(fma(a, b, c)))
+OSTINATO_GATE(TanhMulAddOp, 3, (V a, V b, V c), tanh(fma(a, b, c)))
+OSTINATO_GATE(MulSigmoidOp, 2, (V a, V b), a * sigmoid(b))
+OSTINATO_GATE(MulTanhOp, 2, (V a, V b), a * tanh(b))
+OSTINATO_GATE(MulSigmoidTanhOp, 2, (V a, V b), sigmoid(a) * tanh(b))
+OSTINATO_GATE(MulSigmoidAddOp, 3, (V a, V b, V c), fma(a, sigmoid(b), c))
+
+#undef OSTINATO_GATE
+
+template <class F>
+concept Gate = F::is_gate;
 
 // ---- the loops
 
@@ -140,17 +167,17 @@ struct Rows {
   }
 };
 
-// Takes into the type which operands are one value a row; bit i of `flat` stands for operand i.
+// Takes into the type which operands are one value a row; bit i of `flat` stands for operand i. Of a
+// gate none may be.
 template <class T, class F, bool... Flat>
 static OSTINATO_INLINE void by_mode(T* d, int64_t d_stride, const In<T>* in, int64_t rows,
                                     int64_t cols, unsigned flat) {
   constexpr int done = sizeof...(Flat);
   if constexpr (done < F::arity) {
-    if (flat >> done & 1u) {
-      by_mode<T, F, Flat..., true>(d, d_stride, in, rows, cols, flat);
-    } else {
-      by_mode<T, F, Flat..., false>(d, d_stride, in, rows, cols, flat);
+    if constexpr (!Gate<F>) {
+      if (flat >> done & 1u) return by_mode<T, F, Flat..., true>(d, d_stride, in, rows, cols, flat);
     }
+    by_mode<T, F, Flat..., false>(d, d_stride, in, rows, cols, flat);
   } else if constexpr (F::arity == 1) {
     Rows<T, F, Flat...>::run(d, d_stride, in, rows, cols, 0);
   } else if constexpr (F::arity == 2) {
@@ -160,14 +187,20 @@ static OSTINATO_INLINE void by_mode(T* d, int64_t d_stride, const In<T>* in, int
   }
 }
 
-// An operand as seen from one column: a vector in each row.
+// An operand as seen from one column: a vector in each row; of one that is `flat` always the same one,
+// in `same`.
 template <class T>
 struct Down {
   const T* p;
   int64_t stride, step;  // to the next row, and to the next vector of the same row
 
-  OSTINATO_INLINE Down(const In<T>& in, int64_t first)
-      : p(in.p + first), stride(in.row_stride), step(Vec<T>::width) {}
+  OSTINATO_INLINE Down(const In<T>& in, int64_t first, bool flat, T* same)
+      : p(in.p + first), stride(in.row_stride), step(Vec<T>::width) {
+    if (!flat) return;
+    store(same, broadcast<T>(*in.p));
+    p = same;
+    stride = step = 0;
+  }
   template <int Each, bool Whole>
   OSTINATO_INLINE VecOf<T> at(int64_t row, int64_t n) const {
     const T* const from = p + row * stride;
@@ -219,26 +252,43 @@ OSTINATO_INLINE void down_last(T* d, int64_t d_stride, int64_t rows, int64_t n, 
   down_rows<T, F, 1, false>(d, d_stride, rows, n, in...);
 }
 
-// The columns from `first` on, fewer than four vectors of them. Bit i of `flat`: operand i is one
-// value, which becomes a vector. (A type for each mode of the operands would double the module.)
+template <class T, class F, class... Operands>
+OSTINATO_INLINE void down_columns(T* d, int64_t d_stride, int64_t rows, int64_t cols,
+                                  Operands... in) {
+  constexpr int W = Vec<T>::width;
+  for (; cols >= W; cols -= W, d += W, ((in.p += in.step), ...)) {
+    down_rows<T, F, 1, true>(d, d_stride, rows, W, in...);
+  }
+  if (cols > 0) down_last<T, F>(d, d_stride, rows, cols, in...);
+}
+
+// The columns from `first` on. Bit i of `flat`: operand i is one value, which becomes a vector. (A type
+// for each mode of the operands would double the module.)
 template <class T, class F, size_t... At>
 static void columns(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t first,
                     int64_t cols, unsigned flat, std::index_sequence<At...>) {
-  constexpr int W = Vec<T>::width;
-  T same[F::arity][W];
-  Down<T> from[] = {Down<T>(in[At], first)...};
-  for (int i = 0; flat >> i != 0; ++i) {
-    if (!(flat >> i & 1u)) continue;
-    store(same[i], broadcast<T>(*in[i].p));
-    from[i].p = same[i];
-    from[i].stride = from[i].step = 0;
-  }
-  for (int64_t c = first; c < cols; c += W, ((from[At].p += from[At].step), ...)) {
-    if (c + W <= cols) {
-      down_rows<T, F, 1, true>(d + c, d_stride, rows, W, from[At]...);
-    } else {
-      down_last<T, F>(d + c, d_stride, rows, cols - c, from[At]...);
+  T same[F::arity][Vec<T>::width];
+  down_columns<T, F>(d + first, d_stride, rows, cols - first,
+                     Down<T>(in[At], first, flat >> At & 1u, same[At])...);
+}
+
+// A gate of which operands are one value a row: each row as so many rows of a vector each.
+template <class T, class F>
+static void gate_of_values(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int64_t cols,
+                           unsigned flat) {
+  constexpr int64_t W = Vec<T>::width;
+  constexpr auto all = std::make_index_sequence<F::arity>();
+  const int64_t whole = cols / W, rest = cols % W;
+  for (int64_t r = 0; r < rows; ++r, d += d_stride) {
+    In<T> row[F::arity];
+    for (int i = 0; i < F::arity; ++i) {
+      row[i].p = in[i].p + r * in[i].row_stride;
+      row[i].row_stride = W;
     }
+    if (whole > 0) columns<T, F>(d, W, row, whole, 0, W, flat, all);
+    if (rest == 0) continue;
+    for (int i = 0; i < F::arity; ++i) row[i].p += flat >> i & 1u ? 0 : whole * W;
+    columns<T, F>(d + whole * W, W, row, 1, 0, rest, flat, all);
   }
 }
 
@@ -261,6 +311,9 @@ static void pointwise(T* d, int64_t d_stride, const In<T>* in, int64_t rows, int
     cols *= rows;
     rows = 1;
     down = false;
+  }
+  if constexpr (Gate<F>) {
+    if (flat != 0) return gate_of_values<T, F>(d, d_stride, in, rows, cols, flat);
   }
   const int64_t along = down ? cols - cols % (4 * Vec<T>::width) : cols;
   if (along > 0) by_mode<T, F>(d, d_stride, in, rows, along, flat);
@@ -322,11 +375,26 @@ static void put(T* d, int64_t d_stride, In<T> a, int64_t rows, const int64_t* in
 
 // ---- the table
 
+template <class T, bool Newton>
+static void fill_gates(Kernels<T>& k) {
+  const auto set = [&](Op op, auto fn) { k.pointwise[static_cast<int>(op)] = fn; };
+  set(Op::kSigmoid, pointwise<T, SigmoidOp<T, Newton>>);
+  set(Op::kTanh, pointwise<T, TanhOp<T, Newton>>);
+  set(Op::kSigmoidAdd, pointwise<T, SigmoidAddOp<T, Newton>>);
+  set(Op::kTanhAdd, pointwise<T, TanhAddOp<T, Newton>>);
+  set(Op::kSigmoidMulAdd, pointwise<T, SigmoidMulAddOp<T, Newton>>);
+  set(Op::kTanhMulAdd, pointwise<T, TanhMulAddOp<T, Newton>>);
+  set(Op::kMulSigmoid, pointwise<T, MulSigmoidOp<T, Newton>>);
+  set(Op::kMulTanh, pointwise<T, MulTanhOp<T, Newton>>);
+  set(Op::kMulSigmoidTanh, pointwise<T, MulSigmoidTanhOp<T, Newton>>);
+  set(Op::kMulSigmoidAdd, pointwise<T, MulSigmoidAddOp<T, Newton>>);
+}
+
 template <class T, template <class> class... F>
 static void fill_ops(typename Kernels<T>::PointwiseFn* table) {
-  static_assert(sizeof...(F) == static_cast<int>(Op::kCount));
+  static_assert(sizeof...(F) == static_cast<int>(Op::kFirstGate));
   const typename Kernels<T>::PointwiseFn all[] = {pointwise<T, F<T>>...};
-  for (int i = 0; i < static_cast<int>(Op::kCount); ++i) table[i] = all[i];
+  for (size_t i = 0; i < sizeof...(F); ++i) table[i] = all[i];
 }
 
 // Sets k's vector_width, `pointwise`, `take` and `put`.
@@ -335,10 +403,11 @@ void fill_pointwise(Kernels<T>& k) {
   k.vector_width = Vec<T>::width;
   // in the order of Op
   fill_ops<T, CopyOp, NegOp, AbsOp, SignOp, FloorOp, ReciprocalOp, SqrtOp, RsqrtOp, ExpOp, Expm1Op,
-           LogOp, Log1pOp, SinOp, CosOp, TanhOp, SigmoidOp, ErfOp, ReluOp, AddOp, SubOp, MulOp,
+           LogOp, Log1pOp, SinOp, CosOp, ErfOp, ReluOp, AddOp, SubOp, MulOp,
            DivOp, MaxOp, MinOp, PowOp, LtOp, LeOp, GtOp, GeOp, EqOp, NeOp, WhereOp, MulAddOp,
-           NegMulAddOp, SigmoidGradOp, TanhGradOp, ReluGradOp, SigmoidGradMulOp, TanhGradMulOp>(
-      k.pointwise);
+           NegMulAddOp, SigmoidGradOp, TanhGradOp, ReluGradOp, SigmoidGradMulOp, TanhGradMulOp,
+           MixOp>(k.pointwise);
+  fill_gates<T, false>(k);
   k.pointwise[static_cast<int>(Op::kCopy)] = copy<T>;
   k.take = take<T>;
   k.put = put<T>;

@@ -62,7 +62,18 @@ ORACLES: dict[str, Callable[..., np.ndarray]] = {
     "relu_grad": lambda g, y: np.where(y > 0, g, 0),
     "sigmoid_grad_mul": lambda a, b, y: a * b * y * (1 - y),
     "tanh_grad_mul": lambda a, b, y: a * b * (1 - y * y),
+    "sigmoid_add": lambda a, b: 1 / (1 + np.exp(-(a + b))),
+    "tanh_add": lambda a, b: np.tanh(a + b),
+    "sigmoid_mul_add": lambda a, b, c: 1 / (1 + np.exp(-(a * b + c))),
+    "tanh_mul_add": lambda a, b, c: np.tanh(a * b + c),
+    "mul_sigmoid": lambda a, b: a / (1 + np.exp(-b)),
+    "mul_tanh": lambda a, b: a * np.tanh(b),
+    "mul_sigmoid_tanh": lambda a, b: np.tanh(b) / (1 + np.exp(-a)),
+    "mul_sigmoid_add": lambda a, b, c: a / (1 + np.exp(-b)) + c,
+    "mix": lambda a, b, c: (1 - a) * b + a * c,
 }
+# What these add may cancel: with operands up to 1e10 an error is one of the larger term.
+SUMS = {"mul_add": 1e10, "neg_mul_add": 1e10, "mul_sigmoid_add": 1e10, "mix": 1e20}
 EXACT = {name for name, _, f32, f64 in _native.op_table() if f32 == 0 == f64}
 
 
@@ -89,6 +100,8 @@ def _values(rng: np.random.Generator, op: str, shape: tuple[int, ...], dtype: st
     positive = op in ("sqrt", "rsqrt", "log", "log1p", "pow")
     a = rng.normal(0, 2, shape)
     # few distinct values, so that comparisons see equal ones and `where` sees zeros
+    if op in ("mul_sigmoid_add", "mix"):
+        a = np.abs(a) % 1  # nothing cancels
     a = np.round(a, 1) if op in ("eq", "ne", "le", "ge", "lt", "gt", "where", "sign") else a
     return (np.abs(a) + 0.1 if positive else a).astype(dtype)
 
@@ -102,7 +115,8 @@ def test_table() -> None:
     """The native table has the IR's pointwise operations, and this file an oracle for each."""
     pointwise = {name for name, spec in OPS.items() if spec.group is Group.POINTWISE}
     extra = {"copy", "mul_add", "neg_mul_add", "sigmoid_grad", "tanh_grad", "relu_grad"}
-    extra |= {"sigmoid_grad_mul", "tanh_grad_mul"}
+    extra |= {"sigmoid_grad_mul", "tanh_grad_mul", "sigmoid_add", "tanh_add", "sigmoid_mul_add"}
+    extra |= {"tanh_mul_add", "mul_sigmoid", "mul_tanh", "mul_sigmoid_tanh", "mul_sigmoid_add", "mix"}
     assert set(TABLE) == (pointwise - {"stop"}) | extra  # stop is a copy
     assert set(ORACLES) == set(TABLE)
     for name in pointwise - {"stop"}:
@@ -189,6 +203,15 @@ def test_special_values_as_in_torch(op: str, dtype: str, isa: str) -> None:
         "relu_grad": lambda g, y: torch.where(y > 0, g, 0.0),
         "sigmoid_grad_mul": lambda a, b, y: a * b * y * (1 - y),
         "tanh_grad_mul": lambda a, b, y: a * b * (1 - y * y),
+        "sigmoid_add": lambda a, b: torch.sigmoid(a + b),
+        "tanh_add": lambda a, b: torch.tanh(a + b),
+        "sigmoid_mul_add": lambda a, b, c: torch.sigmoid(a * b + c),
+        "tanh_mul_add": lambda a, b, c: torch.tanh(a * b + c),
+        "mul_sigmoid": lambda a, b: a * torch.sigmoid(b),
+        "mul_tanh": lambda a, b: a * torch.tanh(b),
+        "mul_sigmoid_tanh": lambda a, b: torch.sigmoid(a) * torch.tanh(b),
+        "mul_sigmoid_add": lambda a, b, c: a * torch.sigmoid(b) + c,
+        "mix": lambda a, b, c: (1 - a) * b + a * c,
     }
     want = references.get(op) or getattr(torch, op)
     expected = want(*a).to(a[0].dtype).numpy()
@@ -196,7 +219,7 @@ def test_special_values_as_in_torch(op: str, dtype: str, isa: str) -> None:
     np.testing.assert_array_equal(d[~finite], expected[~finite])
     # 1 ** y and the like are exact; large sines differ by the C library
     eps = float(np.finfo(d.dtype).eps)
-    scale = np.abs(expected[finite]) + (1e10 if op in ("mul_add", "neg_mul_add") else 0)
+    scale = np.abs(expected[finite]) + SUMS.get(op, 0)
     assert (np.abs(d[finite] - expected[finite]) <= 4 * eps * scale).all()
 
 

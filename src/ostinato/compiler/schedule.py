@@ -109,6 +109,15 @@ FUSED = {
     "relu_grad": "where(gt(y, 0), g, 0)",
     "sigmoid_grad_mul": "mul(mul(mul(a, b), y), sub(1, y))",
     "tanh_grad_mul": "mul(mul(a, b), sub(1, mul(y, y)))",
+    "sigmoid_add": "sigmoid(add(a, b))",
+    "tanh_add": "tanh(add(a, b))",
+    "sigmoid_mul_add": "sigmoid(add(mul(a, b), c))",
+    "tanh_mul_add": "tanh(add(mul(a, b), c))",
+    "mul_sigmoid": "mul(a, sigmoid(b))",
+    "mul_tanh": "mul(a, tanh(b))",
+    "mul_sigmoid_tanh": "mul(sigmoid(a), tanh(b))",
+    "mul_sigmoid_add": "add(mul(a, sigmoid(b)), c)",
+    "mix": "add(mul(sub(1, a), b), mul(a, c))",
     "sum_rows_mul": "sum_rows(mul(a, b))",
     "normalise_grad_mul": "normalise_grad(mul(a, b), y, moments)",
     "normalise_mul_add": "add(mul(normalise(a, moments), b), c)",
@@ -359,16 +368,27 @@ class _Scheduler:
     def _match(self, number: int) -> tuple[str, tuple[int, ...], list[int]] | None:
         node = self.nodes[number]
         if node.op == "add":
+            mix = self._match_mix(number)
+            if mix is not None:
+                return mix
             for product, other in (node.args, node.args[::-1]):
                 if self._is_product(product, node.width):
+                    gated = self._match_gate(product, "sigmoid")
+                    if gated is not None:
+                        a, b, gate = gated
+                        return "mul_sigmoid_add", (a, b, other), [product, gate]
                     return "mul_add", (*self.nodes[product].args, other), [product]
         elif node.op == "sub" and self._is_product(node.args[1], node.width):
             return "neg_mul_add", (*self.nodes[node.args[1]].args, node.args[0]), [node.args[1]]
         elif node.op == "mul":
             gradient = self._match_activation_gradient(node)
-            return None if gradient is None else self._with_product(number, gradient)
+            if gradient is None:
+                return self._match_gated(number)
+            return self._with_product(number, gradient)
         elif node.op == "where":
             return self._match_relu_gradient(node)
+        elif node.op in ("sigmoid", "tanh"):
+            return self._match_activation_of_sum(number)
         elif node.op in ("sum_rows", "normalise_grad"):
             product, *rest = node.args
             factors = self.nodes[product].args
@@ -376,6 +396,77 @@ class _Scheduler:
             if self._is_product(product, node.width) and alike:
                 return f"{node.op}_mul", (*factors, *rest), [product]
         return None
+
+    def _match_mix(self, number: int) -> tuple[str, tuple[int, ...], list[int]] | None:
+        """``(1 - a) * b + a * c``, as a gate mixes an old and a new value."""
+        node, nodes = self.nodes[number], self.nodes
+        if not all(self._is_product(arg, node.width) for arg in node.args):
+            return None
+        for left, right in (node.args, node.args[::-1]):
+            for rest, b in (nodes[left].args, nodes[left].args[::-1]):
+                gates = nodes[right].args
+                if nodes[rest].op != "sub" or not self._is_const(nodes[rest].args[0], 1.0):
+                    continue
+                a = nodes[rest].args[1]
+                if a not in gates or nodes[rest].width != nodes[a].width:
+                    continue
+                c = gates[1] if gates[0] == a else gates[0]
+                inner = [left, right, *([rest] if self._single_use(rest) else [])]
+                if all(self.phase.get(i) is self.phase[number] for i in inner):
+                    return "mix", (a, b, c), inner
+        return None
+
+    def _match_gated(self, number: int) -> tuple[str, tuple[int, ...], list[int]] | None:
+        """A product with sigmoids or tanhs that nothing else needs."""
+        tanh = self._match_gate(number, "tanh")
+        sigmoid = self._match_gate(number, "sigmoid")
+        if tanh is not None and sigmoid is not None:
+            return "mul_sigmoid_tanh", (sigmoid[1], tanh[1]), [sigmoid[2], tanh[2]]
+        for op, found in (("mul_tanh", tanh), ("mul_sigmoid", sigmoid)):
+            if found is not None:
+                a, b, gate = found
+                return op, (a, b), [gate]
+        return None
+
+    def _match_gate(self, product: int, op: str) -> tuple[int, int, int] | None:
+        """Of a product with a gate, ``a * op(b)``: a, b and the gate.
+
+        Not where the gate's argument is a sum that becomes part of the gate.
+        """
+        node = self.nodes[product]
+        for a, gate in (node.args, node.args[::-1]):
+            if (
+                self.nodes[gate].op == op
+                and self.nodes[gate].width == node.width
+                and self._single_use(gate)
+                and self.phase[gate] is self.phase[product]
+                and self._match_activation_of_sum(gate) is None
+            ):
+                return a, self.nodes[gate].args[0], gate
+        return None
+
+    def _match_activation_of_sum(
+        self, number: int
+    ) -> tuple[str, tuple[int, ...], list[int]] | None:
+        """A gate's function of a sum that nothing else needs."""
+        node, (total,) = self.nodes[number], self.nodes[number].args
+        fusable = (
+            self.nodes[total].op == "add"
+            and self._single_use(total)
+            and total not in self.absorbed
+            and total not in self.affines
+            and self.phase[total] is self.phase[number]
+        )
+        if not fusable:
+            return None
+        found = self._match(total)
+        if found is None or any(self.phase.get(i) is not self.phase[number] for i in found[2]):
+            return f"{node.op}_add", self.nodes[total].args, [total]
+        op, args, inner = found
+        # What normalises is folded into mul_add, not into this.
+        if op != "mul_add" or any(self.nodes[a].op == "normalise" for a in args):
+            return None
+        return f"{node.op}_mul_add", args, [total, *inner]
 
     def _is_product(self, number: int, width: int) -> bool:
         node = self.nodes[number]
