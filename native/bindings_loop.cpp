@@ -511,6 +511,7 @@ size_t count_states(nb::handle code) { return plan_of(code, names().forward).pla
 Results run_forward(nb::handle code, nb::handle course, nb::handle x, Tensors state,
                     Tensors statics, int64_t room) {
   CallBuilder builder(plan_of(code, names().forward), Course(course), x);
+  builder.call.read_again = !attribute(code, names().backward).is_none();
   Results results;
   results.reserve(2 + state.size());
   results.push_back(builder.make(kY));

@@ -6,6 +6,9 @@
 #if defined(__linux__)
 #include <unistd.h>
 #endif
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 namespace ostinato {
 
@@ -19,6 +22,13 @@ inline int64_t level2_bytes() {
     return said > 0 ? said : int64_t{1} << 20;
   }();
   return bytes;
+}
+
+// What was stored past the cache is there for others who see what this thread stores next.
+inline void fence_past_cache() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 }  // namespace ostinato

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "cache.h"
 #include "denormals.h"
 #include "division.h"
 #include "padding.h"
@@ -36,6 +37,8 @@ class Body {
         places_(shared, worker), unit_products_(shared, worker, places_),
         everybody_(team_.rows, worker.member, team_.members, team_.barrier.get()),
         crew_(everybody_),
+        beside_others_(shared.teams.size() > 1 && plan_.own.run == 0),
+        past_cache_(beside_others_ && (!call_.read_again || result_bytes() > level2_bytes())),
         asks_(call_.poison || kept_bytes() > level2_bytes()) {}
 
   void run() {
@@ -253,6 +256,11 @@ class Body {
     if (rows == 0) return;
     T* const* a = places_.point(instr.a, from, to, worker_.a_rows);
     T* const* out = places_.point(instr.out, from, to, worker_.out_rows);
+    if (beside_others_ && instr.kind == InstrKind::kGemm && instr.out.space == Space::kStream &&
+        instr.a.space != Space::kStream) {
+      a = places_.in_writing_order(a, instr.out.id, from, to, worker_.a_rows);
+      out = places_.in_writing_order(out, instr.out.id, from, to, worker_.part_rows);
+    }
     const Map& map = instr.kind == InstrKind::kGemm ? plan_.maps[instr.id] : plan_.outers[instr.id];
     int64_t begin = 0, end = map.n;
     if (crew_.count > 1) {
@@ -316,7 +324,9 @@ class Body {
     if (op.code < kGroupCode) {
       In<T> dst;
       places_.point_at(op.dst, row, dst);
-      return k_.pointwise[op.code](const_cast<T*>(dst.p), dst.row_stride, in, rows, op.cols);
+      const int32_t code =
+          op.copies_result && past_cache_ ? static_cast<int32_t>(Op::kCopyPastCache) : op.code;
+      return k_.pointwise[code](const_cast<T*>(dst.p), dst.row_stride, in, rows, op.cols);
     }
     if (op.code == kCodeSumRows) {
       k_.sum_rows(worker_.sums[op.dst.id] + op.dst.offset, in[0], rows, op.cols);
@@ -384,6 +394,16 @@ class Body {
   int64_t kept_bytes() const {
     int64_t width = 0;
     for (const Stream& s : plan_.streams) width += s.kept ? s.width : 0;
+    return bytes_of_columns(width);
+  }
+
+  int64_t result_bytes() const {
+    int64_t width = 0;
+    for (int32_t id : plan_.results) width += plan_.streams[id].width;
+    return bytes_of_columns(width);
+  }
+
+  int64_t bytes_of_columns(int64_t width) const {
     return width * team_.rows * call_.steps * static_cast<int64_t>(sizeof(T));
   }
 
@@ -421,6 +441,13 @@ class Body {
   UnitProducts<T> unit_products_;
   const Crew everybody_;
   Crew crew_;
+  const bool beside_others_;  // whether other teams have rows of the same steps
+  // Whether outputs are copied past the cache, unless backward finds them in there: lines needn't be
+  // read before they are written, nor, fetched in advance, be taken back from another core. Two
+  // threads near each other and far from each other, (100, 32, 32, 8), inference: Elman network 0.94
+  // and 0.71 of the time, GRU 0.96, LSTM 0.96 and 0.83, at (100, 64, 128, 128) 0.97 and 0.96 and 0.98;
+  // on one thread 1.00 to 1.02.
+  const bool past_cache_;
   int64_t done_ = 0;  // steps before the chunk, in the order of running
   int64_t first_ = 0, last_ = 0;  // steps of the chunk
   int parity_ = 0;
@@ -504,6 +531,7 @@ int64_t run_plan(const Plan& plan, const Call& call) {
     if (packed != nullptr) packed->wait();
     Body<T>(shared, workers[w]).run();
     padding.clear();
+    fence_past_cache();  // before the barrier after which the caller reads
     if (shared.threads > 1) all.wait();
     reduce(shared, teams, workers, w);
   });

@@ -43,9 +43,6 @@ class Padding {
       clear_block(call_.streams[id], plan_.streams[id].width, first,
                   std::min(steps, first + kBlock));
     }
-#if defined(__SSE2__)
-    _mm_sfence();  // before the barrier after which the caller reads
-#endif
   }
 
  private:

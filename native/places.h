@@ -176,6 +176,21 @@ class Places {
     }
   }
 
+  // Pointers to a stream's rows, or to those that go with them, in the order in which they are best
+  // written beside other teams' rows (first_lines()).
+  T* const* in_writing_order(T* const* rows, int32_t stream, int64_t from, int64_t to, T** room) const {
+    const int64_t bytes = plan_.streams[stream].width * static_cast<int64_t>(sizeof(T));
+    T** out = room;
+    for (int64_t u = from; u < to; ++u) {
+      const int64_t n = active(u), lines = first_lines(n * bytes / kLine);
+      const int64_t first = std::min(n, (lines * kLine + bytes - 1) / bytes);
+      for (int64_t i = 1; i <= first; ++i) *out++ = rows[n - i];
+      out = std::copy(rows, rows + n - first, out);
+      rows += n;
+    }
+    return room;
+  }
+
   // Four at a time, so that an addition needn't wait for the last: with few units it shows.
   static void spread(T* row, int64_t stride, int64_t count, T** out) {
     int64_t i = 0;

@@ -186,6 +186,8 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
         give_slot(plan, op.dst);
         if (op.dst.space == Space::kStream) add_once(plan.segment_writes[phase], op.dst.id);
         add_result(plan, op.dst);
+        op.copies_result = op.code == static_cast<int32_t>(Op::kCopy) &&
+                           op.dst.space == Space::kStream && !plan.streams[op.dst.id].kept;
       }
       if (phase != kLoop) plan.crossing += crossing_of(plan, instr);
     }

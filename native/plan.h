@@ -95,6 +95,7 @@ struct SegmentOp {
   Operand dst;
   int32_t n_src;
   Operand src[kMaxSources];
+  bool copies_result = false;  // derived: to a stream of the caller's
 };
 
 enum class InstrKind : int32_t { kGemm, kSegment, kOuter };
@@ -213,6 +214,7 @@ struct Call {
   std::vector<MatrixArg> maps;
   std::vector<void*> sums;
   std::vector<OuterArg> outers;
+  bool read_again = false;  // a backward call will read what this one writes
   // For tests: fill scratch memory with NaN first, and ask memory for what comes however little it is;
   // divide the work like this however small it is.
   bool poison = false;

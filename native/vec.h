@@ -90,6 +90,21 @@ OSTINATO_INLINE void store(T* p, VecOf<T> v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
+// Past the cache, where the processor can: to memory aligned to the vector's size. Other threads may see
+// it after fence_past_cache() (cache.h) alone.
+template <class T>
+OSTINATO_INLINE void store_past_cache(T* p, VecOf<T> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
+#else
+  store(p, v);
+#endif
+}
+
 template <class T>
 OSTINATO_INLINE VecOf<T> broadcast(T x) {
   return x - VecOf<T>{};  // x - 0 is x for every x, -0 and NaN too

@@ -82,6 +82,7 @@ class Lowered:
 
 _POINTWISE = """
     copy neg abs sign floor reciprocal sqrt rsqrt exp expm1 log log1p sin cos erf relu
+    copy_past_cache
     add sub mul div max min pow lt le gt ge eq ne
     where mul_add neg_mul_add sigmoid_grad tanh_grad relu_grad sigmoid_grad_mul tanh_grad_mul
     mix sigmoid tanh sigmoid_add tanh_add sigmoid_mul_add tanh_mul_add mul_sigmoid mul_tanh
