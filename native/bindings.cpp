@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "cache.h"
 #include "kernels.h"
 #include "openmp.h"
 #include "pool.h"
@@ -71,7 +72,7 @@ struct Scratch {
 template <class T>
 void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector<T>> bias,
           MutableMatrix<T> out, bool accumulate, int64_t n_begin, int64_t n_end,
-          bool descending, bool asks, int64_t k_cut, int64_t n_cut) {
+          bool descending, bool asks, int64_t k_cut, int64_t n_cut, bool past_cache) {
   const Kernels<T>& table = kernels_of<T>(isa.c_str());
   const int64_t rows = a.shape(0), k = a.shape(1), n = w.shape(1);
   require(static_cast<int64_t>(w.shape(0)) == k, "gemm: a is (rows, k) and w is (k, n)");
@@ -98,7 +99,8 @@ void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector
   for (const T* row : from) ahead.add(row, k * static_cast<int64_t>(sizeof(T)));
   table.gemm(from.data(), rows, k, packed.data, n_begin, n_end, to.data(),
              bias ? bias->data() : nullptr, accumulate, descending,
-             asks ? &ahead : nullptr);
+             asks ? &ahead : nullptr, past_cache);
+  fence_past_cache();
 }
 
 template <class T>
@@ -144,10 +146,10 @@ void bind_products(nb::module_& m) {
   m.def("gemm", &gemm<T>, nb::arg("isa"), nb::arg("a").noconvert(), nb::arg("w").noconvert(),
         nb::arg("bias").noconvert().none(), nb::arg("out").noconvert(), nb::arg("accumulate"),
         nb::arg("n_begin"), nb::arg("n_end"), nb::arg("descending") = false, nb::arg("asks") = false,
-        nb::arg("k_cut") = 0, nb::arg("n_cut") = 0,
+        nb::arg("k_cut") = 0, nb::arg("n_cut") = 0, nb::arg("past_cache") = false,
         "For tests: out[:, n_begin:n_end] (+)= a @ w + bias, by the named instruction set; "
         "descending: the last columns first; asks: memory is asked for while it computes; w is packed "
-        "in four parts, cut there.");
+        "in four parts, cut there; past_cache: out, whose rows begin with a line, is stored past it.");
   m.def("hand_over", &hand_over<T>, nb::arg("isa"), nb::arg("to").noconvert(), nb::arg("from").noconvert(),
         "For tests: hand a vector over, in memory where another thread looks.");
   m.def("receive", &receive<T>, nb::arg("isa"), nb::arg("to").noconvert(), nb::arg("from").noconvert(),

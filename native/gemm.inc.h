@@ -28,6 +28,7 @@ struct GemmTile {
   bool accumulate;
   int64_t last;  // elements of the last vector
   Ahead* ahead;  // null, or two lines to be asked for at each step of k
+  bool past_cache = false;  // whether whole vectors are stored past the cache, of three rows or more
 };
 
 // H rows, V vectors from `column` on, of as many panels as they take. Half: of the last vector no more than that is needed, which takes half as long where a core has two units
@@ -99,6 +100,17 @@ OSTINATO_INLINE void gemm_tile_of(const GemmTile<T>& t) {
       }
     }
   } while (Asks && p < end);
+  if constexpr (Whole && !Half && H > 2) {
+    if (t.past_cache) {
+      OSTINATO_UNROLLED
+      for (int h = 0; h < H; ++h) {
+        T* const to = computed(out[h] + column);
+        OSTINATO_UNROLLED
+        for (int v = 0; v < N; ++v) store_past_cache(to + v * W, acc[h][v]);
+      }
+      return;
+    }
+  }
   OSTINATO_UNROLLED
   for (int h = 0; h < H; ++h) {
     T* const to = computed(out[h] + column);
@@ -171,6 +183,7 @@ struct Product {
   const T* bias;
   bool accumulate;
   Ahead* ahead;
+  bool past_cache;
 };
 
 // All rows, for the `width` columns of the panel that begins at `column`.
@@ -190,6 +203,7 @@ void gemm_panel(const Product<T>& p, int64_t column, int64_t width) {
   const auto& fn = kGemmTiles<T>.fn[vectors - 1];
   do {
     t.k = smaller(kInnerBlock, p.k - t.k_begin);
+    t.past_cache = p.past_cache && t.k_begin + t.k == p.k;
     t.a = p.a;
     t.out = p.out;
     for (int64_t i = 0; i < tiles.count; ++i) {
@@ -249,10 +263,10 @@ void gemm_panel_and_part(const Product<T>& p, int64_t column, int64_t width) {
 template <class T>
 void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n_begin,
           int64_t n_end, T* const* out, const T* bias, bool accumulate, bool descending,
-          Ahead* ahead) {
+          Ahead* ahead, bool past_cache) {
   constexpr int64_t panel = kPanel<T>;
   if (rows <= 0) return;
-  const Product<T> p{a, rows, k, packed, out, bias, accumulate, ahead};
+  const Product<T> p{a, rows, k, packed, out, bias, accumulate, ahead, past_cache};
   if (rows > 2) {
     const int64_t count = (n_end - n_begin + panel - 1) / panel;
     for (int64_t i = 0; i < count; ++i) {

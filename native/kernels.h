@@ -136,10 +136,10 @@ struct Kernels {
   // out[i][0..n) = (accumulate ? out[i] : 0) + bias + a[i][0..k) * map, for i < rows; a[i], out[i]
   // point at rows; bias may be null. Only columns [n_begin, n_end) are touched; n_begin is a
   // multiple of panel. `descending`: the last columns first. `ahead`: null, or what to ask memory for
-  // while it computes.
+  // while it computes. `past_cache`: results may be stored past the cache; rows begin with a line.
   void (*gemm)(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n_begin,
                int64_t n_end, T* const* out, const T* bias, bool accumulate, bool descending,
-               Ahead* ahead);
+               Ahead* ahead, bool past_cache);
   // g(j, i) += sum over r of dz[r][j] * a[r][i] for j < n, i < k; g(j, i) = g[j * n_stride + i *
   // k_stride], one of the two strides is 1. scratch: outer_scratch(rows, k, n) elements, 64-byte
   // aligned. A zero row in `a` may be any pointer to k zeros.

@@ -38,7 +38,7 @@ class Body {
         everybody_(team_.rows, worker.member, team_.members, team_.barrier.get()),
         crew_(everybody_),
         beside_others_(shared.teams.size() > 1 && plan_.own.run == 0),
-        past_cache_(beside_others_ && (!call_.read_again || result_bytes() > level2_bytes())),
+        past_cache_(result_bytes() > level2_bytes() || (beside_others_ && is_read_by_none())),
         asks_(call_.poison || kept_bytes() > level2_bytes()) {}
 
   void run() {
@@ -285,12 +285,22 @@ class Body {
         });
       } else if (instr.kind == InstrKind::kGemm) {
         const T* bias = instr.bias < 0 ? nullptr : places_.vector(instr.bias) + g * map.n;
-        k_.gemm(a, rows, map.k, packed, begin, end, out, bias, instr.accumulate, descending_, ahead);
+        k_.gemm(a, rows, map.k, packed, begin, end, out, bias, instr.accumulate, descending_, ahead,
+                goes_past_cache(instr.out));
       } else {
         T* const* dz = begin == 0 ? out : shifted(out, rows, begin, worker_.part_rows);
         weight_gradient(instr, map, g, rows, a, dz, begin, end - begin);
       }
     }
+  }
+
+  // Whether a product stores its results past the cache: in a stream of whole lines.
+  bool goes_past_cache(const Operand& out) const {
+    if (!past_cache_ || out.space != Space::kStream || plan_.streams[out.id].kept) return false;
+    constexpr int64_t line = kLine / static_cast<int64_t>(sizeof(T));
+    const StreamArg& to = call_.streams[out.id];
+    return reinterpret_cast<uintptr_t>(to.base) % kLine == 0 && to.time_stride % line == 0 &&
+           to.row_stride % line == 0 && out.offset % line == 0;
   }
 
   // Columns [begin, begin + n) of the gradient, from the n columns of dz.
@@ -390,6 +400,9 @@ class Body {
     }
   }
 
+  // Inference: whoever reads the output does so after the call, on one core or on others.
+  bool is_read_by_none() const { return !plan_.backward && !call_.read_again; }
+
   // Of the team's rows.
   int64_t kept_bytes() const {
     int64_t width = 0;
@@ -442,11 +455,9 @@ class Body {
   const Crew everybody_;
   Crew crew_;
   const bool beside_others_;  // whether other teams have rows of the same steps
-  // Whether outputs are copied past the cache, unless backward finds them in there: lines needn't be
-  // read before they are written, nor, fetched in advance, be taken back from another core. Two
-  // threads near each other and far from each other, (100, 32, 32, 8), inference: Elman network 0.94
-  // and 0.71 of the time, GRU 0.96, LSTM 0.96 and 0.83, at (100, 64, 128, 128) 0.97 and 0.96 and 0.98;
-  // on one thread 1.00 to 1.02.
+  // Whether results go past the cache: where it couldn't hold them, and what backward won't find in
+  // there anyway. Lines needn't be read before they are written, nor, fetched in advance, be taken back
+  // from another core.
   const bool past_cache_;
   int64_t done_ = 0;  // steps before the chunk, in the order of running
   int64_t first_ = 0, last_ = 0;  // steps of the chunk

@@ -44,7 +44,7 @@ class UnitProducts {
  private:
   void multiply(int64_t rows, const T* const* a, int64_t k, const T* packed, int64_t n, T* const* out,
                 const T* bias, bool accumulate, Ahead* ahead) {
-    k_.gemm(a, rows, k, packed, 0, n, out, bias, accumulate, descending_, ahead);
+    k_.gemm(a, rows, k, packed, 0, n, out, bias, accumulate, descending_, ahead, false);
   }
 
   void hand_over_inputs(const SharedMap& map, int64_t rows, const T* const* a) {

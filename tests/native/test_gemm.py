@@ -92,6 +92,26 @@ def test_gemm_that_asks_for_memory_gives_the_same_bits(isa: str, dtype: type) ->
             np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_gemm_past_the_cache_gives_the_same_bits(isa: str, dtype: type) -> None:
+    rng = np.random.default_rng(5)
+    line = 64 // np.dtype(dtype).itemsize
+    for n in widths(isa, dtype):
+        wide = (n + line - 1) // line * line
+        for k in (*DEPTHS, 600):  # two blocks of k at most
+            for rows in (*ROWS, 33):
+                a, w = (rng.standard_normal(s).astype(dtype) for s in ((rows, k), (k, n)))
+                memory = np.zeros(rows * wide + line, dtype)
+                begin = -memory.ctypes.data % 64 // memory.itemsize
+                got = memory[begin : begin + rows * wide].reshape(rows, wide)
+                want = np.zeros((rows, wide), dtype)
+                for accumulate in (False, True):
+                    _native.gemm(isa, a, w, None, got[:, :n], accumulate, 0, n, past_cache=True)
+                    _native.gemm(isa, a, w, None, want[:, :n], accumulate, 0, n)
+                    np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("layout", ["n", "k", "neither"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)

@@ -115,9 +115,10 @@ def rng() -> np.random.Generator:
 def test_table() -> None:
     """The native table has the IR's pointwise operations, and this file an oracle for each."""
     pointwise = {name for name, spec in OPS.items() if spec.group is Group.POINTWISE}
-    extra = {"copy", "copy_past_cache", "mul_add", "neg_mul_add", "sigmoid_grad", "tanh_grad", "relu_grad"}
-    extra |= {"sigmoid_grad_mul", "tanh_grad_mul", "sigmoid_add", "tanh_add", "sigmoid_mul_add"}
-    extra |= {"tanh_mul_add", "mul_sigmoid", "mul_tanh", "mul_sigmoid_tanh", "mul_sigmoid_add", "mix"}
+    extra = {"copy", "copy_past_cache", "mul_add", "neg_mul_add", "mix", "relu_grad"}
+    extra |= {"sigmoid_grad", "tanh_grad", "sigmoid_grad_mul", "tanh_grad_mul"}
+    extra |= {"sigmoid_add", "tanh_add", "sigmoid_mul_add", "tanh_mul_add"}
+    extra |= {"mul_sigmoid", "mul_tanh", "mul_sigmoid_tanh", "mul_sigmoid_add"}
     assert set(TABLE) == (pointwise - {"stop"}) | extra  # stop is a copy
     assert set(ORACLES) == set(TABLE)
     for name in pointwise - {"stop"}:
@@ -160,6 +161,21 @@ def test_broadcasts(op: str, dtype: str, isa: str, rng: np.random.Generator) -> 
             d = np.full((rows, cols), np.nan, dtype)
             _native.pointwise(op, isa, d, operands)
             _check(op, d, _expected(op, operands))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", ["copy", "copy_past_cache"])
+def test_copies_to_any_place(op: str, dtype: str, isa: str, rng: np.random.Generator) -> None:
+    """Wherever in a line memory begins and ends; nothing else is written."""
+    line = 64 // np.dtype(dtype).itemsize
+    for begin in range(line + 1):
+        for count in (*range(line + 2), 3 * line + 1, 50 * line - 1):
+            memory = np.full(begin + count + line, np.nan, dtype)
+            a = rng.normal(0, 1, (1, count)).astype(dtype)
+            _native.pointwise(op, isa, memory[None, begin : begin + count], [a])
+            np.testing.assert_array_equal(memory[begin : begin + count], a[0])
+            assert np.isnan(memory[:begin]).all() and np.isnan(memory[begin + count :]).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)
