@@ -175,7 +175,8 @@ def test_copies_to_any_place(op: str, dtype: str, isa: str, rng: np.random.Gener
             a = rng.normal(0, 1, (1, count)).astype(dtype)
             _native.pointwise(op, isa, memory[None, begin : begin + count], [a])
             np.testing.assert_array_equal(memory[begin : begin + count], a[0])
-            assert np.isnan(memory[:begin]).all() and np.isnan(memory[begin + count :]).all()
+            assert np.isnan(memory[:begin]).all()
+            assert np.isnan(memory[begin + count :]).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)
