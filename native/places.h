@@ -318,11 +318,12 @@ class Places {
   // The same and streams, found once for the call if all of them are straight: at each step it would
   // show in small calls.
   void find_moves() {
-    moves_.clear();
-    int64_t from = 0;
+    moves_from_ = 0;
+    for (int32_t id : plan_.opened) moves_from_ = std::max(moves_from_, straight_[id].from);
+    if (moves_from_ >= call_.steps) return;
+    moves_.reserve(plan_.opened.size() + plan_.moving_slots.size());
     for (int32_t id : plan_.opened) {
       const Straight& s = straight_[id];
-      from = std::max(from, s.from);
       moves_.push_back({&slots_[plan_.stream_slots[id]], {s.origin, s.origin}, s.step, s.stride, false});
     }
     for (int32_t slot : plan_.moving_slots) {
@@ -337,7 +338,6 @@ class Places {
         moves_.push_back({&slots_[slot], {even, team_.carry[odd][id]}, 0, plan_.carry[id], false});
       }
     }
-    moves_from_ = from;
   }
 
   // In a chunk's buffer the rows of its steps lie one after another.
