@@ -31,10 +31,10 @@ struct GemmTile {
   bool past_cache = false;  // whether whole vectors are stored past the cache, of three rows or more
 };
 
-// H rows, V vectors from `column` on, of as many panels as they take. Half: of the last vector no more than that is needed, which takes half as long where a core has two units
-// for halves and the two together for whole vectors. Whole: the last vector, or half, is full. What is
-// read of `t` is read before anything is stored, since a store might change it for all that the
-// compiler knows.
+// H rows, V vectors from `column` on, of as many panels as they take. Half: of the last vector no more
+// than that is needed, which takes half as long where a core has two units for halves and the two
+// together for whole vectors. Whole: the last vector, or half, is full. What is read of `t` is read
+// before anything is stored, since a store might change it for all that the compiler knows.
 template <class T, int H, int V, bool Half, bool Whole, bool Asks = false>
 OSTINATO_INLINE void gemm_tile_of(const GemmTile<T>& t) {
   static_assert(kHalves || !Half);

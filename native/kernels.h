@@ -1,6 +1,7 @@
 // What one instruction set offers the time loop: a table of function pointers for each element
-// type. The same sources (gemm.inc.h, pointwise.inc.h, features.inc.h) are compiled once for each instruction set;
-// everything else in the engine is compiled once, for the baseline, and calls through this table.
+// type. The same sources (gemm.inc.h, pointwise.inc.h, features.inc.h) are compiled once for each
+// instruction set; everything else in the engine is compiled once, for the baseline, and calls through
+// this table.
 #pragma once
 
 #include <cstdint>

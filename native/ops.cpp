@@ -7,7 +7,8 @@ namespace {
 
 constexpr int kOps = static_cast<int>(Op::kCount);
 
-// In the order of Op. What is fused of products and sums rounds once or twice for each of them, so their error has no bound in ULP where the sum cancels: negative here.
+// In the order of Op. What is fused of products and sums rounds once or twice for each of them, so that
+// its error has no bound in ULP where a sum cancels: negative here.
 constexpr OpInfo kTable[] = {
     {"copy", 1, 0, 0},
     {"neg", 1, 0, 0},

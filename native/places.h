@@ -28,7 +28,7 @@ class Places {
       : plan_(*worker.team->plan), call_(shared.call), shared_(shared), worker_(worker),
         team_(*worker.team), home_(shared.kept.block(worker.team->begin)) {
     place_fixed();
-    list_rows();
+    fill_lists();
     find_straight();
     find_moves();
   }
@@ -63,21 +63,17 @@ class Places {
   // `parity_in`.
   void enter_step(int phase, int64_t u, int64_t lo, int64_t hi, int parity_in) {
     parity_in_ = parity_in;
-    if (u >= moves_from_) {
-      const int64_t clock[] = {u, local_[u - first_]};
-      for (const Move& m : moves_) {
-        *m.rows = {m.origin[parity_in] + clock[m.by_row] * m.step, 0, m.stride};
-      }
-      return;
+    const int64_t clock[] = {u, local_[u - first_]};
+    for (const Move& m : moves_) {
+      *m.rows = {m.origin[parity_in] + clock[m.by_row] * m.step, 0, m.stride};
     }
-    place_moving(u);
-    if (lo == hi) return;
+    if (lo == hi || u >= straight_from_) return;
     for (const Opening& o : plan_.segment_opens[phase]) open_stream(phase, o.stream, u, lo, hi, o.read);
   }
 
   // Writes what lies in scratch memory to where it belongs.
   void leave_step(int phase, int64_t u, int64_t lo, int64_t hi) {
-    if (lo == hi || u >= moves_from_) return;
+    if (lo == hi || u >= straight_from_) return;
     for (int32_t id : plan_.segment_writes[phase]) {
       T* scratch = worker_.stream_scratch[id];
       if (slots_[plan_.stream_slots[id]].base != scratch) continue;
@@ -301,31 +297,10 @@ class Places {
     }
   }
 
-  // Slots that move with the step, besides streams.
-  void place_moving(int64_t u) {
-    for (int32_t slot : plan_.moving_slots) {
-      const auto [space, id] = plan_.slots[slot];
-      if (space == Space::kChunk) {
-        const int64_t width = plan_.chunk[id];
-        slots_[slot] = {team_.chunk[id] + local_[u - first_] * width, 0, width};
-      } else {
-        const int parity = space == Space::kCarryIn ? parity_in_ : parity_in_ ^ 1;
-        slots_[slot] = {team_.carry[parity][id], 0, plan_.carry[id]};
-      }
-    }
-  }
-
-  // The same and streams, found once for the call if all of them are straight: at each step it would
-  // show in small calls.
+  // Slots that move with the step; of streams only if all are straight: others are looked for at each
+  // step.
   void find_moves() {
-    moves_from_ = 0;
-    for (int32_t id : plan_.opened) moves_from_ = std::max(moves_from_, straight_[id].from);
-    if (moves_from_ >= call_.steps) return;
-    moves_.reserve(plan_.opened.size() + plan_.moving_slots.size());
-    for (int32_t id : plan_.opened) {
-      const Straight& s = straight_[id];
-      moves_.push_back({&slots_[plan_.stream_slots[id]], {s.origin, s.origin}, s.step, s.stride, false});
-    }
+    moves_.reserve(plan_.moving_slots.size() + plan_.opened.size());
     for (int32_t slot : plan_.moving_slots) {
       const auto [space, id] = plan_.slots[slot];
       if (space == Space::kChunk) {
@@ -338,10 +313,16 @@ class Places {
         moves_.push_back({&slots_[slot], {even, team_.carry[odd][id]}, 0, plan_.carry[id], false});
       }
     }
+    for (int32_t id : plan_.opened) straight_from_ = std::max(straight_from_, straight_[id].from);
+    if (straight_from_ >= call_.steps) return;
+    for (int32_t id : plan_.opened) {
+      const Straight& s = straight_[id];
+      moves_.push_back({&slots_[plan_.stream_slots[id]], {s.origin, s.origin}, s.step, s.stride, false});
+    }
   }
 
   // In a chunk's buffer the rows of its steps lie one after another.
-  void list_rows() {
+  void fill_lists() {
     for (size_t i = 0; i < plan_.lists.size(); ++i) {
       const Operand& o = plan_.lists[i];
       const int64_t rows = team_.rows;
@@ -409,8 +390,8 @@ class Places {
   int64_t tile_row_ = -1, tile_rows_ = 0;  // the tile that was placed last
   std::vector<Rows<T>> slots_;  // where the operands of segments are now
   int parity_in_ = 0;  // of what is carried, the buffer in which it enters the step
-  std::vector<Move> moves_;  // of the slots that move, at steps u >= moves_from_
-  int64_t moves_from_ = 0;
+  std::vector<Move> moves_;
+  int64_t straight_from_ = 0;  // the first step at which all streams that are opened are straight
 };
 
 }  // namespace ostinato

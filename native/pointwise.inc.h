@@ -84,8 +84,8 @@ OSTINATO_OP3(MixOp, fma(a, c, (T(1) - a) * b))
 #undef OSTINATO_OP2
 #undef OSTINATO_OP3
 
-// What gates are made of. By division or by Newton's method (vecmath.h), and with one loop for all
-// modes of the operands: each is large, and takes longer than to look at a mode.
+// What gates are made of: by division or by Newton's method (vecmath.h). Each is large, so that there
+// is no type for each mode of the operands: one for whole rows, and gate_of_values() for all others.
 #define OSTINATO_GATE(Name, count, parameters, expression)                                        \
   template <class T, bool Newton>                                                                 \
   struct Name {                                                                                   \
@@ -409,7 +409,7 @@ static void fill_ops(typename Kernels<T>::PointwiseFn* table) {
 template <class T>
 void fill_pointwise(Kernels<T>& k) {
   k.vector_width = Vec<T>::width;
-  // in the order of Op
+  // in the order of Op; copies have functions of their own
   fill_ops<T, CopyOp, NegOp, AbsOp, SignOp, FloorOp, ReciprocalOp, SqrtOp, RsqrtOp, ExpOp, Expm1Op,
            LogOp, Log1pOp, SinOp, CosOp, ErfOp, ReluOp, CopyOp, AddOp, SubOp, MulOp,
            DivOp, MaxOp, MinOp, PowOp, LtOp, LeOp, GtOp, GeOp, EqOp, NeOp, WhereOp, MulAddOp,

@@ -100,6 +100,9 @@ class Outer:
 
 Instruction = Affine | Segment | Outer
 
+#: A fused operation (see ``FUSED``), its arguments, and the nodes that become part of it.
+Fusion = tuple[str, tuple[int, ...], list[int]]
+
 #: Operations that only engines know: what they are in IR operations.
 FUSED = {
     "mul_add": "add(mul(a, b), c)",
@@ -365,7 +368,7 @@ class _Scheduler:
             return Compute(reader, f"{compute.op}_raw", (*others[:-1], a, moments))
         return None
 
-    def _match(self, number: int) -> tuple[str, tuple[int, ...], list[int]] | None:
+    def _match(self, number: int) -> Fusion | None:
         node = self.nodes[number]
         if node.op == "add":
             mix = self._match_mix(number)
@@ -397,7 +400,7 @@ class _Scheduler:
                 return f"{node.op}_mul", (*factors, *rest), [product]
         return None
 
-    def _match_mix(self, number: int) -> tuple[str, tuple[int, ...], list[int]] | None:
+    def _match_mix(self, number: int) -> Fusion | None:
         """``(1 - a) * b + a * c``, as a gate mixes an old and a new value."""
         node, nodes = self.nodes[number], self.nodes
         if not all(self._is_product(arg, node.width) for arg in node.args):
@@ -416,7 +419,7 @@ class _Scheduler:
                     return "mix", (a, b, c), inner
         return None
 
-    def _match_gated(self, number: int) -> tuple[str, tuple[int, ...], list[int]] | None:
+    def _match_gated(self, number: int) -> Fusion | None:
         """A product with sigmoids or tanhs that nothing else needs."""
         tanh = self._match_gate(number, "tanh")
         sigmoid = self._match_gate(number, "sigmoid")
@@ -445,9 +448,7 @@ class _Scheduler:
                 return a, self.nodes[gate].args[0], gate
         return None
 
-    def _match_activation_of_sum(
-        self, number: int
-    ) -> tuple[str, tuple[int, ...], list[int]] | None:
+    def _match_activation_of_sum(self, number: int) -> Fusion | None:
         """A gate's function of a sum that nothing else needs."""
         node, (total,) = self.nodes[number], self.nodes[number].args
         fusable = (
@@ -478,9 +479,7 @@ class _Scheduler:
             and self._match_activation_gradient(node) is None
         )
 
-    def _match_activation_gradient(
-        self, node: Node
-    ) -> tuple[str, tuple[int, ...], list[int]] | None:
+    def _match_activation_gradient(self, node: Node) -> Fusion | None:
         """Fusion of the sigmoid's and tanh's gradients; ``1 - y`` may serve others as well."""
         nodes = self.nodes
         for left, right in (node.args, node.args[::-1]):
@@ -505,9 +504,7 @@ class _Scheduler:
                 return "sigmoid_grad", (g, y), inner
         return None
 
-    def _with_product(
-        self, number: int, gradient: tuple[str, tuple[int, ...], list[int]]
-    ) -> tuple[str, tuple[int, ...], list[int]]:
+    def _with_product(self, number: int, gradient: Fusion) -> Fusion:
         """The gradient times what arrives, if that is a product that nothing else needs."""
         op, (g, y), inner = gradient
         if not self._is_product(g, self.nodes[number].width):
@@ -516,7 +513,7 @@ class _Scheduler:
             return gradient
         return f"{op}_mul", (*self.nodes[g].args, y), [*inner, g]
 
-    def _match_relu_gradient(self, node: Node) -> tuple[str, tuple[int, ...], list[int]] | None:
+    def _match_relu_gradient(self, node: Node) -> Fusion | None:
         condition, g, zero = node.args
         test = self.nodes[condition]
         if test.op == "gt" and self._is_const(test.args[1], 0.0) and self._is_const(zero, 0.0):
