@@ -90,7 +90,7 @@ CONTESTS: dict[str, Callable[[Problem, int], list[Entry]]] = {
     "inference": _same((OURS, "torch_nn", "jax_scan", "onnxruntime")),
     "cells": _cells,
     "lengths": _lengths,
-    "overhead": _same((OURS, "torch_nn")),
+    "overhead": _same((OURS, "torch_nn", "torch_loop")),
     "scaling": _scaling,
     "steps": _same((OURS, "torch_nn", "keras_jax", "keras_torch")),
     "keras": _keras,

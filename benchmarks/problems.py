@@ -86,8 +86,8 @@ GRIDS: dict[str, list[Problem]] = {
         *_grid(("lstm", "gru"), (_REVIEWS,), lengths="reviews", mode="infer"),
     ],
     "overhead": [
-        *_grid(STANDARD, ((1, 1, 8, 8),), mode="infer"),
-        *_grid(STANDARD, ((1, 1, 8, 8),)),
+        *_grid(STANDARD + SPECIAL, ((1, 1, 8, 8),), mode="infer"),
+        *_grid(STANDARD + SPECIAL, ((1, 1, 8, 8),)),
     ],
     "memory": _grid(("lstm", "gru"), SHAPES),
     "scaling": [

@@ -25,6 +25,7 @@ void bind_autograd(nb::module_& m);
 void bind_kernels(nb::module_& m);
 void bind_loop(nb::module_& m);
 void bind_memory(nb::module_& m);
+void bind_shortcut(nb::module_& m);
 
 namespace ostinato {
 namespace {
@@ -221,4 +222,5 @@ NB_MODULE(_native, m) {
   bind_autograd(m);
   bind_loop(m);
   bind_memory(m);
+  bind_shortcut(m);
 }

@@ -1,34 +1,19 @@
 // A call as PyTorch's autograd sees it. In C++, since a call's overhead is mostly Python: beside a
 // loop that has emptied the caches, each of Python's steps costs two to three times what it costs
 // alone.
-#include <nanobind/nanobind.h>
-#include <nanobind/stl/vector.h>
+#include "bindings_autograd.h"
 
-#include <cstring>
+#include <nanobind/nanobind.h>
+
 #include <iterator>
 #include <utility>
-#include <vector>
 
-#include "bindings_loop.h"
 #include "callables.h"
-#include "tensors.h"
 
 namespace nb = nanobind;
 
 namespace ostinato {
 namespace {
-
-nb::object call(nb::handle function) {
-  nb::object result = nb::steal(PyObject_CallNoArgs(function.ptr()));
-  if (!result.is_valid()) nb::raise_python_error();
-  return result;
-}
-
-nb::object call(nb::handle function, nb::handle argument) {
-  nb::object result = nb::steal(PyObject_CallOneArg(function.ptr(), argument.ptr()));
-  if (!result.is_valid()) nb::raise_python_error();
-  return result;
-}
 
 nb::object call_with(nb::handle function, nb::handle arguments) {
   nb::object result = nb::steal(PyObject_CallObject(function.ptr(), arguments.ptr()));
@@ -42,10 +27,6 @@ bool requires_grad(nb::handle tensor) {
 
 void set_attribute(nb::handle object, PyObject* name, nb::handle value) {
   if (PyObject_SetAttr(object.ptr(), name, value.ptr()) != 0) nb::raise_python_error();
-}
-
-void append(Results& to, Tensors tensors) {
-  for (size_t i = 0; i < tensors.size(); ++i) to.push_back(nb::borrow(tensors[i]));
 }
 
 // (first, (the rest)).
@@ -118,7 +99,8 @@ bool in_transforms(Tensors tensors) {
   return false;
 }
 
-// `plain`: torch.func has nothing to do with this call, which has been looked at.
+}  // namespace
+
 nb::object run(nb::handle program, nb::handle course, Tensors statics, nb::handle x, Tensors state,
                bool plain) {
   if (is_true(call(callables().is_grad_enabled))) {
@@ -154,123 +136,6 @@ nb::object run(nb::handle program, nb::handle course, Tensors statics, nb::handl
   return with_rest(std::move(results));
 }
 
-// A layer's calls in which nothing is out of the ordinary: on a batch of the layer's own dtype, from
-// time's beginning to its end, by a cell whose statics are the layer's parameters themselves. It
-// holds no tensor, so that it is no part of a cycle.
-class Shortcut {
- public:
-  Shortcut(nb::object program, nb::object course, nb::tuple parameter_names, int64_t width,
-           std::vector<int64_t> state_widths, bool is_double)
-      : program_(std::move(program)), course_(std::move(course)),
-        names_(std::move(parameter_names)), width_(width), state_widths_(std::move(state_widths)),
-        is_double_(is_double) {}
-
-  // The output and the state as the layer's caller sees them; None, and nothing has been done, where
-  // something is out of the ordinary.
-  nb::object take(nb::dict now, nb::list parameters, nb::list statics, nb::handle x, nb::handle hx,
-                  bool batch_first) const {
-    if (!hold(now, parameters) || !ordinary_surroundings()) return nb::none();
-    TensorView v;
-    if (!is_plain(x, v) || v.ndim != 3 || v.elements() == 0 || v.last() != width_) {
-      return nb::none();
-    }
-    Results state;
-    if (!enter(hx, v.shape[batch_first ? 0 : 1], state)) return nb::none();
-    const nb::object given = batch_first ? transposed(x) : nb::borrow(x);
-    const nb::object entering = tuple_of(std::move(state));
-    const nb::object made =
-        run(program_, course_, Tensors::of(statics), given, Tensors::of(entering), true);
-    const nb::object y = nb::borrow(PyTuple_GET_ITEM(made.ptr(), 0));
-    const nb::handle final = PyTuple_GET_ITEM(made.ptr(), 1);
-    return nb::make_tuple(batch_first ? transposed(y) : y,
-                          state_widths_.size() == 1 ? nb::handle(PyTuple_GET_ITEM(final.ptr(), 0))
-                                                    : final);
-  }
-
- private:
-  // Whether the layer's parameters, by name, are still these, of its dtype and in memory.
-  bool hold(nb::handle now, nb::handle parameters) const {
-    const Tensors then = Tensors::of(parameters);
-    for (size_t i = 0; i < then.size(); ++i) {
-      PyObject* name = PyTuple_GET_ITEM(names_.ptr(), static_cast<Py_ssize_t>(i));
-      PyObject* found = PyDict_GetItemWithError(now.ptr(), name);
-      if (found == nullptr && PyErr_Occurred()) nb::raise_python_error();
-      TensorView v;
-      if (!then[i].is(found) || !lies_here(then[i], v)) return false;
-    }
-    return true;
-  }
-
-  static bool ordinary_surroundings() {
-    return !is_true(call(callables().is_any_autocast_enabled)) &&
-           call(callables().get_tracing_state).is_none() &&
-           !is_true(call(callables().are_transforms_active));
-  }
-
-  // Whether a tensor is of the layer's dtype and in memory, which one of torch.func's never is, nor
-  // what is left of one after its transform; `v` is its view then.
-  bool lies_here(nb::handle tensor, TensorView& v) const {
-    try {
-      v = view_tensor(tensor);
-    } catch (const nb::python_error&) {
-      return false;  // sparse, say, or without memory
-    }
-    return v.on_cpu && v.dtype.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) &&
-           v.dtype.bits == (is_double_ ? 64 : 32);
-  }
-
-  // Likewise, and of no class of its own.
-  bool is_plain(nb::handle tensor, TensorView& v) const {
-    const nb::handle type = tensor.type();
-    return (type.is(callables().tensor) || type.is(callables().parameter)) && lies_here(tensor, v);
-  }
-
-  bool enter(nb::handle hx, int64_t batch, Results& state) const {
-    const size_t count = state_widths_.size();
-    if (hx.is_none()) {
-      for (size_t i = 0; i < count; ++i) {
-        // States aren't written into, so those of one width may be the same zeros.
-        if (i > 0 && state_widths_[i] == state_widths_[0]) {
-          state.push_back(state[0]);
-          continue;
-        }
-        const int64_t shape[] = {1, batch, state_widths_[i]};
-        NewTensor made = new_tensor(shape, {}, is_double_);
-        const int64_t size = is_double_ ? sizeof(double) : sizeof(float);
-        std::memset(made.data, 0, static_cast<size_t>(batch * state_widths_[i] * size));
-        state.push_back(std::move(made.object));
-      }
-      return true;
-    }
-    if (count == 1) {
-      state.push_back(nb::borrow(hx));
-    } else {
-      if (!PyTuple_CheckExact(hx.ptr()) && !PyList_CheckExact(hx.ptr())) return false;
-      append(state, Tensors::of(hx));
-      if (state.size() != count) return false;
-    }
-    for (size_t i = 0; i < count; ++i) {
-      TensorView v;
-      if (!is_plain(state[i], v) || v.ndim != 3 || v.shape[0] != 1 || v.shape[1] != batch ||
-          v.shape[2] != state_widths_[i]) {
-        return false;
-      }
-    }
-    return true;
-  }
-
-  static nb::object transposed(nb::handle tensor) {
-    return attribute(tensor, names().transpose)(0, 1);
-  }
-
-  nb::object program_, course_;
-  nb::tuple names_;
-  int64_t width_;
-  std::vector<int64_t> state_widths_;
-  bool is_double_;
-};
-
-}  // namespace
 }  // namespace ostinato
 
 void bind_autograd(nb::module_& m) {
@@ -291,15 +156,4 @@ void bind_autograd(nb::module_& m) {
       nb::arg("program"), nb::arg("course"), nb::arg("statics"), nb::arg("x"), nb::arg("state"),
       "Run a program: (output, final state), differentiable with respect to x, state and statics. "
       "InputError: a static has another shape or dtype than when the cell was traced.");
-  nb::class_<Shortcut>(m, "Shortcut",
-                       "Takes the calls of a layer in which nothing is out of the ordinary.")
-      .def(nb::init<nb::object, nb::object, nb::tuple, int64_t, std::vector<int64_t>, bool>(),
-           nb::arg("program"), nb::arg("course"), nb::arg("parameter_names"), nb::arg("width"),
-           nb::arg("state_widths"), nb::arg("is_double"))
-      .def("take", &Shortcut::take, nb::arg("now"), nb::arg("parameters"), nb::arg("statics"),
-           nb::arg("x").none(), nb::arg("hx").none(), nb::arg("batch_first"),
-           "(output, state) as a layer gives them, or None where something is out of the ordinary: "
-           "the parameters that the layer has `now`, by name, aren't `parameters`; a tensor of a "
-           "class of its own, or that doesn't fit; autocast, tracing, or one of torch.func's "
-           "transforms.");
 }

@@ -17,4 +17,6 @@ void bind_memory(nb::module_& m) {
       "For tests: a tensor as results are; strides are in elements, empty: contiguous.");
   m.def("waiting_bytes", &ostinato::waiting_bytes,
         "For tests: bytes that were given back and wait for the next large tensor.");
+  m.def("small_waiting_bytes", &ostinato::small_waiting_bytes,
+        "For tests: likewise, for the next small tensor of the same size.");
 }

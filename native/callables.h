@@ -40,6 +40,19 @@ inline nanobind::object attribute(nanobind::handle object, PyObject* name) {
   return found;
 }
 
+inline nanobind::object call(nanobind::handle function) {
+  nanobind::object result = nanobind::steal(PyObject_CallNoArgs(function.ptr()));
+  if (!result.is_valid()) nanobind::raise_python_error();
+  return result;
+}
+
+inline nanobind::object call(nanobind::handle function, nanobind::handle argument) {
+  nanobind::object result =
+      nanobind::steal(PyObject_CallOneArg(function.ptr(), argument.ptr()));
+  if (!result.is_valid()) nanobind::raise_python_error();
+  return result;
+}
+
 inline bool is_true(nanobind::handle object) { return object.ptr() == Py_True; }
 
 }  // namespace ostinato

@@ -13,10 +13,11 @@ namespace ostinato {
 void* take_memory(int64_t bytes);
 
 // Gives memory of so many bytes back, from any thread. A large block waits for the next that is
-// asked for.
+// asked for, a small one for the next of its size.
 void give_memory(void* memory, int64_t bytes);
 
-// Bytes of the blocks that wait.
+// Bytes of the large blocks that wait, and of the small ones.
 int64_t waiting_bytes();
+int64_t small_waiting_bytes();
 
 }  // namespace ostinato

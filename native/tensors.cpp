@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <memory>
 #include <new>
 #include <numeric>
 #include <stdexcept>
@@ -48,14 +47,15 @@ const Table& functions() {
 // that grow one by one, and takes 79.)
 struct Owned {
   Managed managed;
-  int64_t bytes;  // of the elements
+  int64_t room;   // of this block
+  int64_t apart;  // bytes of elements that have a block of their own, or 0
 };
 constexpr int64_t kSmall = int64_t{16} << 10, kLine = 64;
 
 void give(Managed* managed) {
   auto* owned = static_cast<Owned*>(managed->context);
-  if (owned->bytes > kSmall) give_memory(managed->tensor.data, owned->bytes);
-  ::operator delete(owned);
+  if (owned->apart > 0) give_memory(managed->tensor.data, owned->apart);
+  give_memory(owned, owned->room);
 }
 
 int64_t product(const int64_t* begin, const int64_t* end) {
@@ -112,11 +112,12 @@ NewTensor new_tensor(Extents shape, Extents strides, bool is_double) {
   const size_t dims = shape.size();
   const int64_t size = is_double ? sizeof(double) : sizeof(float);
   const int64_t bytes = size * product(shape.data(), shape.data() + dims);
-  const size_t head = sizeof(Owned) + 2 * dims * sizeof(int64_t);
+  const int64_t needed = static_cast<int64_t>(sizeof(Owned) + 2 * dims * sizeof(int64_t));
+  const int64_t head = (needed + kLine - 1) / kLine * kLine;
   const bool small = bytes <= kSmall;
-  const size_t room = head + (small ? static_cast<size_t>(bytes + kLine) : 0);
-  void* block = ::operator new(room);
-  auto* owned = new (block) Owned{{}, bytes};
+  const int64_t room = head + (small ? bytes : 0);
+  char* block = static_cast<char*>(take_memory(room));
+  auto* owned = new (block) Owned{{}, room, small ? 0 : bytes};
   auto* extents = reinterpret_cast<int64_t*>(owned + 1);
   std::copy(shape.begin(), shape.end(), extents);
   std::copy(strides.begin(), strides.end(), extents + dims);
@@ -124,15 +125,12 @@ NewTensor new_tensor(Extents shape, Extents strides, bool is_double) {
     int64_t next = 1;
     for (size_t i = dims; i-- > 0; next *= shape[i]) extents[dims + i] = next;
   }
-  void* data = extents + 2 * dims;
-  if (small) {
-    size_t left = room - head;
-    std::align(kLine, static_cast<size_t>(bytes), data, left);
-  } else {
+  void* data = block + head;
+  if (!small) {
     try {
       data = take_memory(bytes);
     } catch (const std::bad_alloc&) {
-      ::operator delete(block);
+      give_memory(block, room);
       no_memory(bytes, shape);
     }
   }

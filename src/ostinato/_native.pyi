@@ -1,6 +1,6 @@
 """The types of the extension module; what each function does is in its own docstring."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 from ostinato.compiler.ir import Program
 from ostinato.engine.code import Compiled
 from ostinato.engine.native import Course
+from ostinato.engine.parts import Part
 
 _Array = NDArray[np.float32] | NDArray[np.float64]
 
@@ -37,20 +38,25 @@ class Shortcut:
         self,
         program: Program,
         course: Course,
-        parameter_names: tuple[str, ...],
+        tensors: list[Tensor],
         width: int,
         state_widths: Sequence[int],
         is_double: bool,
+        leading: bool,
+        bare: bool,
     ) -> None: ...
     def take(
         self,
-        now: Mapping[str, Tensor | None],
-        parameters: list[Tensor],
-        statics: list[Tensor],
+        layer: object,
+        parts: list[Part],
+        tensors: list[Tensor],
+        statics: list[Tensor] | Callable[[], list[Tensor]],
         x: Any,
         hx: Any,
         batch_first: bool,
     ) -> tuple[Tensor, Any] | None: ...
+    @property
+    def taken(self) -> int: ...
 
 def run(
     program: Program,
@@ -96,6 +102,7 @@ def set_testing(
 ) -> None: ...
 def new_tensor(shape: Sequence[int], strides: Sequence[int], is_double: bool) -> Tensor: ...
 def waiting_bytes() -> int: ...
+def small_waiting_bytes() -> int: ...
 def gemm(
     isa: str,
     a: _Array,

@@ -1,4 +1,4 @@
-"""Large tensors of the engine: their memory is used again, comes back, shows no old values."""
+"""The engine's tensors: their memory is used again, comes back, shows no old values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import pytest
 import torch
 
-import ostinato
+import ostinato.nn  # which hands over how tensors are made
 from helpers import random_input
 from ostinato import _native
 
@@ -74,14 +74,33 @@ def test_blocks_are_given_back_by_any_thread() -> None:
     assert block().data_ptr() in at
 
 
-def test_small_tensors_do_not_wait() -> None:
-    small, large = block(LARGE - 4), block(LARGE)
-    assert small.data_ptr() % 64 == large.data_ptr() % 64 == 0
-    before = _native.waiting_bytes()
+@pytest.mark.parametrize("size", [4, 1000, 16 << 10, 20 << 10, LARGE - 4])
+def test_small_memory_waits_for_its_size(size: int) -> None:
+    small = block(size)
+    at = small.data_ptr()
+    assert at % 64 == 0
+    before, large = _native.small_waiting_bytes(), _native.waiting_bytes()
     del small
-    assert _native.waiting_bytes() == before
+    assert size <= _native.small_waiting_bytes() - before <= size + 512
+    assert _native.waiting_bytes() == large
+    other = block(size + 64)
+    again = block(size)
+    assert again.data_ptr() == at != other.data_ptr()
+
+
+def test_from_a_size_on_it_is_a_block() -> None:
+    large = block(LARGE)
+    before = _native.waiting_bytes()
     del large
-    assert _native.waiting_bytes() == before + LARGE
+    assert before + LARGE <= _native.waiting_bytes() <= before + 2 * LARGE
+
+
+def test_small_memory_that_waits_has_a_limit() -> None:
+    tensors = [block(4 * k) for k in range(1, 4000)]
+    del tensors
+    assert 0 < _native.small_waiting_bytes() <= 4 << 20
+    kept = [block(4000).fill_(k) for k in range(2000)]
+    assert all((tensor == k).all() for k, tensor in enumerate(kept))
 
 
 def test_no_memory_is_a_clear_error() -> None:

@@ -7,6 +7,7 @@ gradients come from autograd.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,7 +44,7 @@ class Instruction:
     def call(self, env: Mapping[int, Tensor]) -> Iterable[Tensor]:
         """The results, computed from the slots in ``env``."""
         args, kwargs = fill_in(self.args, env), fill_in(self.kwargs, env)
-        with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
+        with contextlib.nullcontext() if self.grad else torch.no_grad():
             out = self.function(*args, **kwargs)
         return (out,) if isinstance(out, Tensor) else tensors_in(out)
 

@@ -24,8 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_MODULE_INTERNALS = frozenset(nn.Module().__dict__)
-_ATOMS = frozenset(
+#: Attributes that each module has.
+MODULE_INTERNALS = frozenset(nn.Module().__dict__)
+#: Types whose objects are told apart by their value and can't change.
+ATOMS = frozenset(
     {int, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, torch.layout}
 )
 
@@ -80,13 +82,13 @@ class _Walk:
         # the user wrote; the parametrizations themselves are submodules and so part of the key.
         key.append(cls.__mro__[1] if "parametrizations" in inside["_modules"] else cls)
         key.append(inside["training"])
-        for owner, name in _class_attributes(cls):
+        for owner, name in class_attributes(cls):
             self.value(name, owner.__dict__.get(name))
-        for name, value in islice(inside.items(), len(_MODULE_INTERNALS), None):
+        for name, value in islice(inside.items(), len(MODULE_INTERNALS), None):
             kind = type(value)
-            if kind in _ATOMS:
+            if kind in ATOMS:
                 key += (name, kind, value)
-            elif name in _MODULE_INTERNALS:  # out of the usual order
+            elif name in MODULE_INTERNALS:  # out of the usual order
                 self.attributes(inside)
                 break
             else:
@@ -112,15 +114,15 @@ class _Walk:
 
     def attributes(self, inside: dict[str, Any]) -> None:
         for name, value in inside.items():
-            if name not in _MODULE_INTERNALS:
+            if name not in MODULE_INTERNALS:
                 self.value(name, value)
 
     def value(self, name: str, value: Any) -> None:
         """An attribute, or an item of a container."""
         kind = type(value)
-        if kind in _ATOMS:
+        if kind in ATOMS:
             self.key += (name, kind, value)
-        elif kind is tuple and _ATOMS.issuperset(kinds := tuple(map(type, value))):
+        elif kind is tuple and ATOMS.issuperset(kinds := tuple(map(type, value))):
             self.key += (name, kinds, value)
         elif kind is float:
             self.key += (name, float, value.hex())  # tells 0.0 from -0.0
@@ -131,7 +133,7 @@ class _Walk:
         elif isinstance(value, nn.Module):
             self.key.append(name)
             self.module(value)
-        elif _is_global_function(value):
+        elif is_global_function(value):
             self.key += (name, value)
         else:
             self.compound(name, value)
@@ -178,7 +180,7 @@ class _Walk:
 
 
 @functools.lru_cache(maxsize=1024)
-def _class_attributes(cls: type) -> tuple[tuple[type, str], ...]:
+def class_attributes(cls: type) -> tuple[tuple[type, str], ...]:
     """Plain data among the attributes of the user's classes: ``eps = 1e-5`` in the class body."""
     found: dict[str, type] = {}
     for owner in cls.__mro__:
@@ -187,7 +189,7 @@ def _class_attributes(cls: type) -> tuple[tuple[type, str], ...]:
         if owner.__module__.startswith("torch."):
             continue
         for name, value in vars(owner).items():
-            plain = type(value) in _ATOMS or isinstance(value, (float, complex, list, tuple, dict))
+            plain = type(value) in ATOMS or isinstance(value, (float, complex, list, tuple, dict))
             if plain and not name.startswith("__"):
                 found.setdefault(name, owner)  # the first in line hides the others
     return tuple((owner, name) for name, owner in found.items())
@@ -204,7 +206,7 @@ def _contents(value: Any) -> Iterator[tuple[str, Any]]:
     yield from getattr(value, "__dict__", {}).items()
 
 
-def _is_global_function(value: Any) -> bool:
+def is_global_function(value: Any) -> bool:
     """Functions and classes that live as long as their module and carry no state of their own."""
     if isinstance(value, types.FunctionType):
         return value.__closure__ is None and "<" not in value.__qualname__

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from ostinato.cells.base import Cell
     from ostinato.compiler.trace import Trace
+    from ostinato.engine.parts import Part
 
 #: How many steps each row of a batch has: ``(B,)`` integers, ``None`` for all T.
 Lengths = Tensor | Sequence[int] | None
@@ -77,7 +78,7 @@ class _Bound:
     It is a cache: a copied or unpickled module starts with none.
     """
 
-    __slots__ = ("dtype", "shortcut", "sound", "statics", "steps", "tensors")
+    __slots__ = ("dtype", "parts", "shortcut", "sound", "statics", "steps", "tensors")
 
     def __init__(self, tensors: list[Tensor], steps: tuple[Step, ...], sound: bool) -> None:
         self.tensors = tensors
@@ -85,6 +86,7 @@ class _Bound:
         self.dtype = tensors[0].dtype
         self.sound = sound  # all tensors have one dtype and one device
         self.shortcut: _native.Shortcut | None = None
+        self.parts: list[Part] = []
         self.statics: list[Tensor] = []
 
     def holds(self, tensors: Iterable[Tensor | None]) -> bool:
@@ -100,9 +102,13 @@ class _Bound:
         if trace.preparation.instructions:
             return  # its statics are computed anew for each call
         self.statics = step.statics(trace)
+        own = module._parameters
+        self.parts = [(module.__dict__, "_parameters", own)]
+        self.parts += [(own, name, own.get(name)) for name in module._flat_weights_names]
+        widths = module._state_widths()
         self.shortcut = _native.Shortcut(
-            trace.program, ONWARDS, tuple(module._flat_weights_names), module.input_size,
-            module._state_widths(), self.dtype is torch.float64,
+            trace.program, ONWARDS, self.tensors, module.input_size, widths,
+            self.dtype is torch.float64, leading=True, bare=len(widths) == 1,
         )  # fmt: skip
 
     def __deepcopy__(self, memo: object) -> None:
@@ -178,7 +184,7 @@ class DropIn(nn.RNNBase):
         bound = None if compiling or lengths is not None else self._bound
         if bound is not None and bound.shortcut is not None and self.engine != "eager":
             found = bound.shortcut.take(
-                self._parameters, bound.tensors, bound.statics, input, hx, self.batch_first
+                self, bound.parts, bound.tensors, bound.statics, input, hx, self.batch_first
             )
             if found is not None:
                 return found

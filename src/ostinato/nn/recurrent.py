@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from ostinato import _native
 from ostinato.engine import Report, check_engine, recurrence, register
 from ostinato.engine import explain as explain_step
+from ostinato.engine.native import DTYPES, make_course
+from ostinato.engine.parts import Part, lasting_parts
 from ostinato.engine.ragged import check_bptt, lengths_tensor, reset_mask
 from ostinato.engine.state import StateSize, describe, find_state_size
 from ostinato.engine.step import Recorded, Step, traced_input_size
-from ostinato.errors import InputError
+from ostinato.errors import InputError, TraceError
 from ostinato.nn.packed import with_data
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 #: A state as users see it: a tensor for a cell with one bare tensor, else a tuple of tensors.
 UserState = Tensor | tuple[Tensor, ...]
+
+#: What of a layer says how it runs; batch_first is looked at in each call.
+_OPTIONS = ("reverse", "bptt", "engine", "state_size")
+
+
+class _Shortcut(NamedTuple):
+    """What takes calls in which nothing is out of the ordinary; a call hands over the rest."""
+
+    native: _native.Shortcut
+    parts: list[Part]
+    tensors: list[Tensor]
+    statics: list[Tensor] | Callable[[], list[Tensor]]
 
 
 class Recurrent(nn.Module):
@@ -94,6 +110,11 @@ class Recurrent(nn.Module):
         if state_size is not None or hasattr(cell, "state_size"):
             find_state_size(cell, state_size)  # a contradiction is told here, not at the first call
         self._handle = register(self)
+        self._shortcut: _Shortcut | None = None
+        self._missed = 0  # ordinary calls since one was taken
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_shortcut": None, "_missed": 0}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -132,6 +153,13 @@ class Recurrent(nn.Module):
             TraceError: with ``engine="native"``, the cell can't be traced.
             SlowPathError: in strict mode, the call would take a slow path.
         """
+        short = None if torch.compiler.is_compiling() else self._shortcut
+        if short is not None and lengths is None and reset is None:
+            found: tuple[Tensor, UserState] | None = short.native.take(
+                self, short.parts, short.tensors, short.statics, x, state, self.batch_first
+            )
+            if found is not None:
+                return found
         data = x.data if isinstance(x, PackedSequence) else x
         if not isinstance(data, Tensor):
             raise InputError(f"x must be a tensor or a PackedSequence, got {type(x).__name__}")
@@ -177,9 +205,43 @@ class Recurrent(nn.Module):
             if reset is None
             else reset_mask(reset, steps, batch, batch_first=self.batch_first),
         )
+        if lengths is None and reset is None and isinstance(step, Step):
+            self._shorten(step, data)
         if self.batch_first:
             output = output.transpose(0, 1)
         return output, self._leaving(step, final)
+
+    def _shorten(self, step: Step, x: Tensor) -> None:
+        """From now on take calls like this one, on ``x``, without a look at more than changes."""
+        if self.engine == "eager" or not x.is_cpu or x.dtype not in DTYPES:
+            return
+        inside, short = self.__dict__, self._shortcut
+        missed = 1 if short is not None and short.native.taken else self._missed + 1
+        inside["_missed"] = missed
+        if missed & (missed - 1):
+            return  # at the 1st, 2nd, 4th, 8th...: a cell may change each time
+        self._shortcut = None
+        found = lasting_parts(step.cell)
+        try:
+            trace = step.trace(x.shape[-1], x.dtype)
+        except TraceError:
+            return
+        if found is None or trace.baked:
+            return
+        modules = self._modules
+        own: list[Part] = [(inside, name, inside.get(name)) for name in _OPTIONS]
+        own += [(inside, "_modules", modules), (modules, "cell", step.cell)]
+        parts, tensors = found
+        course = make_course(
+            x, lengths=None, reset=None, batch_sizes=None, reverse=self.reverse, bptt=self.bptt
+        )
+        native = _native.Shortcut(
+            trace.program, course, tensors, x.shape[-1], step.state_sizes,
+            x.dtype is torch.float64, leading=False, bare=step.bare,
+        )  # fmt: skip
+        prepare = partial(trace.preparation.run, step.leaf_tensors(trace))
+        statics = prepare if trace.preparation.instructions else prepare()
+        self._shortcut = _Shortcut(native, own + parts, tensors, statics)
 
     def _step(self, x: Tensor) -> Step | Recorded | str:
         """What runs; while a graph is built, what stands for it, or text: why nothing can."""
