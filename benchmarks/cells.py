@@ -1,4 +1,4 @@
-"""Makes a problem's cell; the benchmark's own cell, written as a user would."""
+"""Makes a problem's cell; the benchmark's own cells, written as a user would."""
 
 from __future__ import annotations
 
@@ -32,6 +32,23 @@ class OwnCell(nn.Module):
         return h, (h, c)
 
 
+class CatCell(nn.Module):
+    """The README's cell: one map of ``x`` and the state side by side, as tutorials write it.
+
+    ``x`` (B, I), ``h`` (B, H).
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.hidden_size = self.state_size = hidden_size
+        self.gates = nn.Linear(input_size + hidden_size, 2 * hidden_size, dtype=dtype)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        z, n = self.gates(torch.cat([x, h], -1)).chunk(2, -1)
+        h = torch.lerp(h, torch.tanh(n), torch.sigmoid(z))
+        return h, h
+
+
 #: Products with (input, state), in multiples of H, by cell: how many gates have one.
 GATES: dict[str, tuple[int, int]] = {
     "elman": (1, 1),
@@ -43,17 +60,20 @@ GATES: dict[str, tuple[int, int]] = {
     "indrnn": (1, 0),
     "mingru": (2, 0),
     "own": (4, 4),
+    "cat": (2, 2),
 }
+
+_WRITTEN_HERE: dict[str, Any] = {"own": OwnCell, "cat": CatCell}
 
 
 def make_cell(name: str, input_size: int, hidden_size: int, dtype: torch.dtype) -> Any:
-    """A cell with its own initialisation; cell ``own`` or a name of ostinato's registry.
+    """A cell with its own initialisation; one of this file, or a name of ostinato's registry.
 
     Two begin elsewhere, where float32 can be compared with float64 at all: with gains of 1 a layer
     norm in the recurrence multiplies rounding errors at each step, and a ReLU at its kink may have
     either derivative.
     """
-    cls = OwnCell if name == "own" else registry.get(name)
+    cls = _WRITTEN_HERE.get(name) or registry.get(name)
     cell = cls(input_size, hidden_size, dtype=dtype)
     with torch.no_grad():
         if name == "lstm_layer_norm":

@@ -80,7 +80,7 @@ nb::object backward_of_function(nb::handle ctx, nb::handle dy, nb::args dfinal) 
 
 // ---- calls
 
-// The code for the gradients that are wanted, flags of (x, *statics) or None. The program keeps it.
+// The code for the gradients that are wanted, flags of (x, *sources) or None. The program keeps it.
 nb::object code_for(nb::handle program, nb::handle wanted) {
   const nb::object made = attribute(program, names().made);
   PyObject* found = PyDict_GetItemWithError(made.ptr(), wanted.ptr());
@@ -101,26 +101,26 @@ bool in_transforms(Tensors tensors) {
 
 }  // namespace
 
-nb::object run(nb::handle program, nb::handle course, Tensors statics, nb::handle x, Tensors state,
+nb::object run(nb::handle program, nb::handle course, Tensors sources, nb::handle x, Tensors state,
                bool plain) {
   if (is_true(call(callables().is_grad_enabled))) {
     Results wanted;
-    wanted.reserve(1 + statics.size());
+    wanted.reserve(1 + sources.size());
     wanted.push_back(attribute(x, names().requires_grad));
     bool any = is_true(wanted[0]);
-    for (size_t i = 0; i < statics.size(); ++i) {
-      wanted.push_back(attribute(statics[i], names().requires_grad));
+    for (size_t i = 0; i < sources.size(); ++i) {
+      wanted.push_back(attribute(sources[i], names().requires_grad));
       any = any || is_true(wanted.back());
     }
     for (size_t i = 0; i < state.size() && !any; ++i) any = requires_grad(state[i]);
     if (any) {
       Results arguments;
-      arguments.reserve(3 + state.size() + statics.size());
+      arguments.reserve(3 + state.size() + sources.size());
       arguments.push_back(code_for(program, tuple_of(std::move(wanted))));
       arguments.push_back(nb::borrow(course));
       arguments.push_back(nb::borrow(x));
       append(arguments, state);
-      append(arguments, statics);
+      append(arguments, sources);
       const nb::object all = tuple_of(std::move(arguments));
       const bool special = !plain && in_transforms(Tensors::of(all).after(2));
       const nb::object made =
@@ -131,7 +131,7 @@ nb::object run(nb::handle program, nb::handle course, Tensors statics, nb::handl
     }
   }
   const nb::object code = code_for(program, nb::none());
-  Results results = run_forward(code, course, x, state, statics);
+  Results results = run_forward(code, course, x, state, sources);
   results.erase(results.begin() + 1);  // nothing is kept
   return with_rest(std::move(results));
 }
@@ -142,18 +142,18 @@ void bind_autograd(nb::module_& m) {
   using namespace ostinato;
   m.def("forward_of_function", &forward_of_function, nb::arg("ctx"), nb::arg("code"),
         nb::arg("course"), nb::arg("x"), nb::arg("tensors"),
-        "forward() of the autograd function; tensors: states, then statics.");
+        "forward() of the autograd function; tensors: states, then sources.");
   m.def("backward_of_function", &backward_of_function, nb::arg("ctx"), nb::arg("dy").none(),
         nb::arg("dfinal"), "backward() of the autograd function.");
   // As a method of the node that autograd makes: a function of nanobind's alone binds no self.
   m.attr("apply_of_node") = nb::steal(PyInstanceMethod_New(m.attr("backward_of_function").ptr()));
   m.def(
       "run",
-      [](nb::handle program, nb::handle course, nb::handle statics, nb::handle x,
+      [](nb::handle program, nb::handle course, nb::handle sources, nb::handle x,
          nb::handle state) {
-        return run(program, course, Tensors::of(statics), x, Tensors::of(state), false);
+        return run(program, course, Tensors::of(sources), x, Tensors::of(state), false);
       },
-      nb::arg("program"), nb::arg("course"), nb::arg("statics"), nb::arg("x"), nb::arg("state"),
-      "Run a program: (output, final state), differentiable with respect to x, state and statics. "
+      nb::arg("program"), nb::arg("course"), nb::arg("sources"), nb::arg("x"), nb::arg("state"),
+      "Run a program: (output, final state), differentiable with respect to x, state and sources. "
       "InputError: a static has another shape or dtype than when the cell was traced.");
 }

@@ -11,9 +11,9 @@ inline void append(Results& to, Tensors tensors) {
   for (size_t i = 0; i < tensors.size(); ++i) to.push_back(nanobind::borrow(tensors[i]));
 }
 
-// (output, (final states)), differentiable with respect to x, state and statics. `plain`: torch.func
+// (output, (final states)), differentiable with respect to x, state and sources. `plain`: torch.func
 // has nothing to do with this call, which has been looked at. Raises as run_forward().
-nanobind::object run(nanobind::handle program, nanobind::handle course, Tensors statics,
+nanobind::object run(nanobind::handle program, nanobind::handle course, Tensors sources,
                      nanobind::handle x, Tensors state, bool plain);
 
 }  // namespace ostinato

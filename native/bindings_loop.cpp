@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <iterator>
 #include <limits>
@@ -29,15 +30,40 @@ namespace {
 
 // What stands behind a stream: one of the tensors that lie in memory step by step; columns of what
 // forward keeps; another stream one step back, and before the first step an initial state.
-enum class Source { kTensor, kKept, kInitial };
+enum class Behind { kTensor, kKept, kInitial };
 
 // The tensors that lie in memory step by step.
 enum : int { kX, kY, kDy, kDx, kStreamed };
 
 struct StreamSource {
-  Source source;
+  Behind behind;
   int64_t first;  // which tensor; first column; which state
   int64_t width;  // of kept columns
+};
+
+// A tensor that statics are cut from.
+struct Source {
+  std::string name;
+  Shape shape;
+  // Of its gradient, which is put together from those of its statics. Gaps: elements that no gradient
+  // belongs to. Overlaps: some that several do.
+  bool wanted = false, has_gaps = false, has_overlaps = false;
+};
+
+// Where a static lies in its source: from the element at `starts` on along `dims`, one for each of
+// its own dimensions; -1: it has one element.
+struct Cut {
+  int64_t source;
+  std::vector<int64_t> starts, dims;
+
+  int64_t offset(const int64_t* strides) const {
+    return std::inner_product(starts.begin(), starts.end(), strides, int64_t{0});
+  }
+  Shape strides_in(const int64_t* strides) const {
+    Shape found;
+    for (int64_t dim : dims) found.push_back(dim < 0 ? 1 : strides[dim]);
+    return found;
+  }
 };
 
 // A plan, and where a call's tensors belong in it (ostinato/engine/code.py).
@@ -47,7 +73,9 @@ struct Bound {
   std::vector<int64_t> vectors;  // statics
   std::vector<std::pair<int64_t, bool>> maps;  // statics, and whether transposed
   std::vector<bool> outers;  // whether transposed
-  std::vector<std::pair<std::string, Shape>> statics;
+  std::vector<Shape> statics;
+  std::vector<Source> sources;
+  std::vector<Cut> cuts;  // by static
   // By static: which results (sums, then weight gradients) its gradient is the sum of; none: it has
   // no gradient.
   std::vector<std::vector<int64_t>> gradients;
@@ -123,7 +151,7 @@ void set_rows(Call& call, const int64_t* batch_sizes, const int64_t* lengths) {
   throw std::invalid_argument(std::string("call: ") + what + " doesn't fit the plan");
 }
 
-[[noreturn]] void changed_static(const std::string& name, const Shape& shape, bool is_double,
+[[noreturn]] void changed_source(const std::string& name, const Shape& shape, bool is_double,
                                  nb::handle got) {
   const nb::str text =
       nb::str("{} must be {} of torch.float{}, as when the cell was traced, got {} of {} on {}; "
@@ -132,6 +160,26 @@ void set_rows(Call& call, const int64_t* batch_sizes, const int64_t* lengths) {
                   nb::tuple(nb::list(got.attr("shape"))), got.attr("dtype"), got.attr("device"));
   PyErr_SetObject(callables().input_error.ptr(), text.ptr());
   nb::raise_python_error();
+}
+
+int64_t elements(const Shape& shape) {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+// Whether elements in memory follow one another, the last dimension's first.
+bool without_gaps(const Shape& shape, const Shape& strides) {
+  int64_t next = 1;
+  for (size_t i = shape.size(); i-- > 0; next *= shape[i]) {
+    if (shape[i] != 1 && strides[i] != next) return false;
+  }
+  return true;
+}
+
+Shape contiguous_strides(const Shape& shape) {
+  Shape strides(shape.size());
+  int64_t next = 1;
+  for (size_t i = shape.size(); i-- > 0; next *= shape[i]) strides[i] = next;
+  return strides;
 }
 
 // Strides of group, feature in and feature out.
@@ -282,46 +330,69 @@ class CallBuilder {
     }
   }
 
-  void read_statics(Tensors statics) {
-    if (statics.size() != bound_.statics.size()) misfit("the number of statics");
-    std::vector<TensorView> views;
-    views.reserve(statics.size());
-    call.vectors.reserve(bound_.vectors.size());
-    call.maps.reserve(bound_.maps.size());
-    for (size_t i = 0; i < statics.size(); ++i) {
-      const TensorView v = view_tensor(statics[i]);
-      const auto& [name, shape] = bound_.statics[i];
+  void read_statics(Tensors sources) {
+    if (sources.size() != bound_.sources.size()) misfit("the number of sources");
+    std::vector<TensorView> whole, views;
+    whole.reserve(sources.size());
+    for (size_t i = 0; i < sources.size(); ++i) {
+      const TensorView v = view_tensor(sources[i]);
+      const auto& [name, shape, wanted, gaps, overlaps] = bound_.sources[i];
       if (!v.on_cpu || v.dtype != x_.dtype ||
           !std::equal(shape.begin(), shape.end(), v.shape, v.shape + v.ndim)) {
-        changed_static(name, shape, is_double, statics[i]);
+        changed_source(name, shape, is_double, sources[i]);
       }
+      whole.push_back(v);
+    }
+    views.reserve(bound_.cuts.size());
+    strides_.reserve(bound_.cuts.size());
+    for (size_t i = 0; i < bound_.cuts.size(); ++i) {
+      const Cut& cut = bound_.cuts[i];
+      TensorView v = whole[cut.source];
+      v.data = static_cast<char*>(v.data) + cut.offset(v.strides) * size();
+      v.strides = strides_.emplace_back(cut.strides_in(v.strides)).data();
+      v.shape = bound_.statics[i].data();
+      v.ndim = static_cast<int32_t>(cut.dims.size());
       views.push_back(v);
     }
-    for (int64_t index : bound_.vectors) {
-      call.vectors.push_back(views[index].contiguous() ? views[index].data
-                                                       : contiguous(statics[index]).data);
-    }
+    call.vectors.reserve(bound_.vectors.size());
+    call.maps.reserve(bound_.maps.size());
+    for (int64_t index : bound_.vectors) call.vectors.push_back(side_by_side(views[index]));
     for (const auto& [index, transposed] : bound_.maps) {
       call.maps.push_back(matrix(views[index], transposed));
     }
   }
 
-  // Memory for sums and weight gradients: where a static's gradient is one of them, its own.
+  // The gradients of the sources, and memory for sums and weight gradients: where one of them is a
+  // static's gradient, its place in its source's, if it lies there without gaps.
   void make_gradients(Results& gradients) {
     const Plan& plan = bound_.plan;
-    std::vector<void*> at(plan.sums.size() + plan.outers.size(), nullptr);
+    std::vector<void*> at(plan.sums.size() + plan.outers.size(), nullptr), whole;
     call.sums.reserve(plan.sums.size());
     call.outers.reserve(plan.outers.size());
+    whole.reserve(bound_.sources.size());
+    for (const Source& source : bound_.sources) {
+      whole.push_back(nullptr);
+      gradients.push_back(nb::none());
+      if (!source.wanted) continue;
+      NewTensor made = new_tensor(source.shape, {}, is_double);
+      gradients.back() = std::move(made.object);
+      whole.back() = made.data;
+      if (source.has_gaps || source.has_overlaps) {
+        std::memset(made.data, 0, static_cast<size_t>(elements(source.shape) * size()));
+      }
+    }
     for (size_t i = 0; i < bound_.gradients.size(); ++i) {
       const std::vector<int64_t>& results = bound_.gradients[i];
-      gradients.push_back(nb::none());
       if (results.empty()) continue;
-      NewTensor made = new_tensor(bound_.statics[i].second, {}, is_double);
-      gradients.back() = std::move(made.object);
-      if (results.size() == 1 && at[results[0]] == nullptr) {
-        at[results[0]] = made.data;
+      const Cut& cut = bound_.cuts[i];
+      const Source& source = bound_.sources[cut.source];
+      const Shape own = contiguous_strides(source.shape), strides = cut.strides_in(own.data());
+      void* data = static_cast<char*>(whole[cut.source]) + cut.offset(own.data()) * size();
+      const bool alone = results.size() == 1 && at[results[0]] == nullptr && !source.has_overlaps;
+      if (alone && without_gaps(bound_.statics[i], strides)) {
+        at[results[0]] = data;
       } else {
-        assembled_.push_back({made.data, &results});
+        assembled_.push_back({data, bound_.statics[i], strides, source.has_overlaps, &results});
       }
     }
     for (size_t r = 0; r < at.size(); ++r) {
@@ -344,9 +415,9 @@ class CallBuilder {
     call.streams.reserve(bound_.streams.size());
     for (const StreamSource& s : bound_.streams) {
       StreamArg arg{};
-      if (s.source == Source::kTensor) {
+      if (s.behind == Behind::kTensor) {
         arg = streamed_[s.first];
-      } else if (s.source == Source::kKept) {
+      } else if (s.behind == Behind::kKept) {
         arg.base = static_cast<char*>(kept_) + s.first * call.row_steps * size();
         arg.row_stride = s.width;
       } else {
@@ -390,6 +461,17 @@ class CallBuilder {
   TensorView contiguous(nb::handle tensor) {
     held_.push_back(tensor.attr("contiguous")());
     return view_tensor(held_.back());
+  }
+
+  // A vector's elements without gaps.
+  const void* side_by_side(const TensorView& v) {
+    if (v.contiguous()) return v.data;
+    char* to = static_cast<char*>(zeros(v.elements()));
+    for (int64_t i = 0; i < v.elements(); ++i) {
+      std::memcpy(to + i * size(), static_cast<char*>(v.data) + i * v.strides[0] * size(),
+                  static_cast<size_t>(size()));
+    }
+    return to;
   }
 
   TensorView state(nb::handle tensor, int64_t width) {
@@ -437,20 +519,42 @@ class CallBuilder {
     assemble<T>();
   }
 
-  // Gradients that are sums of several results, or a result that is another's gradient too:
-  // autograd may add to what it is given, so that none is given twice.
+  // Gradients that are sums of several results, or a result that is another's gradient too (autograd
+  // may add to what it is given, so that none is given twice), or that have gaps in their source's.
   template <class T>
   void assemble() const {
-    for (const auto& [data, results] : assembled_) {
-      T* to = static_cast<T*>(data);
-      const int64_t count = result_size(results->front());
-      std::fill_n(to, count, T(0));
-      for (int64_t r : *results) {
+    for (const Assembled& one : assembled_) {
+      // As of three dimensions.
+      int64_t n[3] = {1, 1, 1}, stride[3] = {0, 0, 0};
+      std::copy_backward(one.shape.begin(), one.shape.end(), n + 3);
+      std::copy_backward(one.strides.begin(), one.strides.end(), stride + 3);
+      bool adds = one.adds;
+      for (int64_t r : *one.results) {
         const T* from = static_cast<const T*>(results_[r]);
-        for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+        for (int64_t i = 0; i < n[0]; ++i) {
+          for (int64_t j = 0; j < n[1]; ++j) {
+            T* to = static_cast<T*>(one.data) + i * stride[0] + j * stride[1];
+            if (!adds && stride[2] == 1) {
+              std::copy_n(from, n[2], to);
+            } else {
+              for (int64_t k = 0; k < n[2]; ++k) {
+                to[k * stride[2]] = (adds ? to[k * stride[2]] : T(0)) + from[k];
+              }
+            }
+            from += n[2];
+          }
+        }
+        adds = true;
       }
     }
   }
+
+  struct Assembled {
+    void* data;
+    Shape shape, strides;
+    bool adds;  // to what is there
+    const std::vector<int64_t>* results;
+  };
 
   const Bound& bound_;
   std::vector<nb::object> held_;  // copies that the call reads
@@ -460,24 +564,63 @@ class CallBuilder {
   void* kept_ = nullptr;
   int64_t more_blocks_ = -1;  // forward: where it says how many
   std::vector<const void*> initial_;
-  std::vector<std::pair<void*, const std::vector<int64_t>*>> assembled_;
+  std::vector<Shape> strides_;  // of statics
+  std::vector<Assembled> assembled_;
   std::vector<void*> results_;
   std::vector<std::vector<double>> spare_;
 };
 
 using StreamTuple = std::tuple<int64_t, int64_t, int64_t>;
+using CutTuple = std::tuple<int64_t, std::vector<int64_t>, std::vector<int64_t>>;
+
+// Whether two statics have an element of their source in common.
+bool meet(const Bound& bound, size_t one, size_t other) {
+  const auto within = [&](size_t i, size_t dim) {
+    const Cut& cut = bound.cuts[i];
+    const auto at = std::find(cut.dims.begin(), cut.dims.end(), static_cast<int64_t>(dim));
+    return at == cut.dims.end() ? 1 : bound.statics[i][at - cut.dims.begin()];
+  };
+  for (size_t dim = 0; dim < bound.cuts[one].starts.size(); ++dim) {
+    const int64_t a = bound.cuts[one].starts[dim], b = bound.cuts[other].starts[dim];
+    if (a >= b + within(other, dim) || b >= a + within(one, dim)) return false;
+  }
+  return true;
+}
+
+// How the gradients of statics fill those of their sources.
+void see_gradients(Bound& bound) {
+  std::vector<int64_t> filled(bound.sources.size(), 0);
+  for (size_t i = 0; i < bound.cuts.size(); ++i) {
+    if (bound.gradients[i].empty()) continue;
+    const int64_t source = bound.cuts[i].source;
+    filled[source] += elements(bound.statics[i]);
+    bound.sources[source].wanted = true;
+    for (size_t j = 0; j < i; ++j) {
+      if (bound.cuts[j].source == source && !bound.gradients[j].empty() && meet(bound, i, j)) {
+        bound.sources[source].has_overlaps = true;
+      }
+    }
+  }
+  for (size_t s = 0; s < filled.size(); ++s) {
+    bound.sources[s].has_gaps = filled[s] < elements(bound.sources[s].shape);
+  }
+}
 
 void make(Bound* self, const std::vector<int64_t>& code, const std::vector<double>& consts,
           const std::vector<StreamTuple>& streams, const std::vector<int64_t>& vectors,
           const std::vector<std::pair<int64_t, bool>>& maps, const std::vector<bool>& outers,
-          const std::vector<std::pair<std::string, Shape>>& statics,
-          const std::vector<std::vector<int64_t>>& gradients) {
-  new (self) Bound{decode_plan(code, consts), {}, vectors, maps, outers, statics, gradients};
-  for (const auto& [source, first, width] : streams) {
+          const std::vector<Shape>& statics,
+          const std::vector<std::pair<std::string, Shape>>& sources,
+          const std::vector<CutTuple>& cuts, const std::vector<std::vector<int64_t>>& gradients) {
+  new (self) Bound{decode_plan(code, consts), {}, vectors, maps, outers, statics, {}, {}, gradients};
+  for (const auto& [name, shape] : sources) self->sources.push_back({name, shape});
+  for (const auto& [source, starts, dims] : cuts) self->cuts.push_back({source, starts, dims});
+  see_gradients(*self);
+  for (const auto& [behind, first, width] : streams) {
     const int64_t found = self->plan.streams[self->streams.size()].width;
-    self->streams.push_back({static_cast<Source>(source), first, width});
-    if (self->streams.back().source == Source::kTensor) self->widths[first] = found;
-    if (self->streams.back().source == Source::kKept) {
+    self->streams.push_back({static_cast<Behind>(behind), first, width});
+    if (self->streams.back().behind == Behind::kTensor) self->widths[first] = found;
+    if (self->streams.back().behind == Behind::kKept) {
       self->kept_width = std::max(self->kept_width, first + width);
     }
   }
@@ -509,7 +652,7 @@ nb::object tuple_of(Results&& objects) {
 size_t count_states(nb::handle code) { return plan_of(code, names().forward).plan.carry.size(); }
 
 Results run_forward(nb::handle code, nb::handle course, nb::handle x, Tensors state,
-                    Tensors statics, int64_t room) {
+                    Tensors sources, int64_t room) {
   CallBuilder builder(plan_of(code, names().forward), Course(course), x);
   builder.call.read_again = !attribute(code, names().backward).is_none();
   Results results;
@@ -517,13 +660,13 @@ Results run_forward(nb::handle code, nb::handle course, nb::handle x, Tensors st
   results.push_back(builder.make(kY));
   results.push_back(builder.make_kept(room < 0 ? builder.call.row_steps : room));
   builder.carry(state, state, results);
-  builder.read_statics(statics);
+  builder.read_statics(sources);
   builder.run();
   return results;
 }
 
 Results run_backward(nb::handle code, nb::handle course, nb::handle x, nb::handle y,
-                     nb::handle kept, Tensors state, Tensors statics, nb::handle dy,
+                     nb::handle kept, Tensors state, Tensors sources, nb::handle dy,
                      Tensors dfinal) {
   const Bound& bound = plan_of(code, names().backward);
   CallBuilder builder(bound, Course(course), x);
@@ -531,10 +674,10 @@ Results run_backward(nb::handle code, nb::handle course, nb::handle x, nb::handl
   builder.read(kDy, dy);
   builder.read_kept(kept);
   Results results;
-  results.reserve(1 + state.size() + statics.size());
+  results.reserve(1 + state.size() + sources.size());
   results.push_back(bound.widths[kDx] < 0 ? nb::none() : builder.make(kDx));
   builder.carry(state, dfinal, results);
-  builder.read_statics(statics);
+  builder.read_statics(sources);
   builder.make_gradients(results);
   builder.run();
   return results;
@@ -551,33 +694,33 @@ void bind_loop(nb::module_& m) {
   nb::class_<Bound>(m, "Plan", "A step's plan, decoded, and where a call's tensors belong in it.")
       .def("__init__", &make, nb::arg("code"), nb::arg("consts"), nb::arg("streams"),
            nb::arg("vectors"), nb::arg("maps"), nb::arg("outers"), nb::arg("statics"),
-           nb::arg("gradients"))
+           nb::arg("sources"), nb::arg("cuts"), nb::arg("gradients"))
       .def_prop_ro("units", [](const Bound& self) { return self.plan.units; },
                    "Columns of the runs of which all values are made, so that threads can divide units; "
                    "0: they can't.");
   m.def(
       "forward",
-      [](nb::handle code, nb::handle course, nb::handle x, nb::handle state, nb::handle statics,
+      [](nb::handle code, nb::handle course, nb::handle x, nb::handle state, nb::handle sources,
          int64_t room) {
-        return tuple_of(run_forward(code, course, x, Tensors::of(state), Tensors::of(statics), room));
+        return tuple_of(run_forward(code, course, x, Tensors::of(state), Tensors::of(sources), room));
       },
-      nb::arg("code"), nb::arg("course"), nb::arg("x"), nb::arg("state"), nb::arg("statics"),
+      nb::arg("code"), nb::arg("course"), nb::arg("x"), nb::arg("state"), nb::arg("sources"),
       nb::arg("room") = -1,
       "Run forward, outside of autograd: (output, what is kept for backward or None, *final state), "
-      "none of them an argument's memory. state, statics: lists or tuples. room: rows to keep "
+      "none of them an argument's memory. state, sources (of the statics): lists or tuples. room: rows to keep "
       "values of, the rest of which is left unwritten; -1: as many as there are. InputError: a "
-      "static has another shape or dtype than when the cell was traced. ValueError: another tensor "
+      "source has another shape or dtype than when the cell was traced. ValueError: another tensor "
       "doesn't fit the plan. MemoryError: there is none for the results.");
   m.def(
       "backward",
       [](nb::handle code, nb::handle course, nb::handle x, nb::handle y, nb::handle kept,
-         nb::handle state, nb::handle statics, nb::handle dy, nb::handle dfinal) {
+         nb::handle state, nb::handle sources, nb::handle dy, nb::handle dfinal) {
         return tuple_of(run_backward(code, course, x, y, kept, Tensors::of(state),
-                                     Tensors::of(statics), dy, Tensors::of(dfinal)));
+                                     Tensors::of(sources), dy, Tensors::of(dfinal)));
       },
       nb::arg("code"), nb::arg("course"), nb::arg("x"), nb::arg("y"), nb::arg("kept").none(),
-      nb::arg("state"), nb::arg("statics"), nb::arg("dy").none(), nb::arg("dfinal"),
-      "The gradients of (x, *state, *statics), None for what `code` leaves out; dy and each of "
+      nb::arg("state"), nb::arg("sources"), nb::arg("dy").none(), nb::arg("dfinal"),
+      "The gradients of (x, *state, *sources), None for what `code` leaves out; dy and each of "
       "dfinal may be None, for zeros. Errors as forward's.");
   m.def(
       "set_testing",

@@ -30,15 +30,16 @@ nanobind::object tuple_of(Results&& objects);
 // How many states the plan of `code` carries along (ostinato/engine/code.py).
 size_t count_states(nanobind::handle code);
 
-// The output, what is kept or None, and the final states. `room`: rows that can be kept, -1: as many
-// as there are. Raises InputError for a static that doesn't fit the plan, ValueError for the rest.
+// The output, what is kept or None, and the final states. `sources`: what the program's statics are
+// cut from. `room`: rows that can be kept, -1: as many as there are. Raises InputError for a source
+// that doesn't fit the plan, ValueError for the rest.
 Results run_forward(nanobind::handle code, nanobind::handle course, nanobind::handle x,
-                    Tensors state, Tensors statics, int64_t room = -1);
+                    Tensors state, Tensors sources, int64_t room = -1);
 
-// The gradients of x, states and statics, None for what the plan leaves out. A gradient that comes,
+// The gradients of x, states and sources, None for what the plan leaves out. A gradient that comes,
 // `dy` or one of `dfinal`, may be None: zeros. Raises as run_forward().
 Results run_backward(nanobind::handle code, nanobind::handle course, nanobind::handle x,
-                     nanobind::handle y, nanobind::handle kept, Tensors state, Tensors statics,
+                     nanobind::handle y, nanobind::handle kept, Tensors state, Tensors sources,
                      nanobind::handle dy, Tensors dfinal);
 
 }  // namespace ostinato

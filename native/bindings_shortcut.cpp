@@ -115,7 +115,7 @@ class Shortcut {
 
   // The output and the state as the layer's caller sees them; None, and nothing has been done, where
   // something is out of the ordinary.
-  nb::object take(nb::handle layer, nb::list parts, nb::list tensors, nb::handle statics,
+  nb::object take(nb::handle layer, nb::list parts, nb::list tensors, nb::handle sources,
                   nb::handle x, nb::handle hx, bool batch_first) {
     if (!unchanged(layer, parts) || !hold(tensors) || !ordinary_surroundings()) return nb::none();
     TensorView v;
@@ -126,7 +126,7 @@ class Shortcut {
     if (!enter(hx, v.shape[batch_first ? 0 : 1], state)) return nb::none();
     const nb::object given = batch_first ? transposed(x) : nb::borrow(x);
     const nb::object entering = tuple_of(std::move(state));
-    const nb::object ready = PyList_CheckExact(statics.ptr()) ? nb::borrow(statics) : call(statics);
+    const nb::object ready = PyList_CheckExact(sources.ptr()) ? nb::borrow(sources) : call(sources);
     const nb::object made =
         run(program_, course_, Tensors::of(ready), given, Tensors::of(entering), true);
     ++taken_;
@@ -218,12 +218,12 @@ void bind_shortcut(nb::module_& m) {
                     bool>(),
            nb::arg("program"), nb::arg("course"), nb::arg("tensors"), nb::arg("width"),
            nb::arg("state_widths"), nb::arg("is_double"), nb::arg("leading"), nb::arg("bare"))
-      .def("take", &Shortcut::take, nb::arg("layer"), nb::arg("parts"), nb::arg("tensors"), nb::arg("statics"),
+      .def("take", &Shortcut::take, nb::arg("layer"), nb::arg("parts"), nb::arg("tensors"), nb::arg("sources"),
            nb::arg("x").none(), nb::arg("hx").none(), nb::arg("batch_first"),
            "(output, state) as a layer gives them, or None where something is out of the ordinary: "
            "one of the layer's `parts` has changed (ostinato/engine/parts.py), or the dtype, shape "
            "or place of one of its `tensors`; x or hx is of a class of its own, or doesn't fit; "
-           "autocast, tracing, or one of torch.func's transforms. statics: a list, or what gives "
+           "autocast, tracing, or one of torch.func's transforms. sources: a list, or what gives "
            "it, called where the call is taken.")
       .def_prop_ro("taken", &Shortcut::taken, "Calls that were taken.");
 }

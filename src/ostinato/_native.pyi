@@ -27,7 +27,9 @@ class Plan:
         vectors: Sequence[int],
         maps: Sequence[tuple[int, bool]],
         outers: Sequence[bool],
-        statics: Sequence[tuple[str, Sequence[int]]],
+        statics: Sequence[Sequence[int]],
+        sources: Sequence[tuple[str, Sequence[int]]],
+        cuts: Sequence[tuple[int, Sequence[int], Sequence[int]]],
         gradients: Sequence[Sequence[int]],
     ) -> None: ...
     @property
@@ -50,7 +52,7 @@ class Shortcut:
         layer: object,
         parts: list[Part],
         tensors: list[Tensor],
-        statics: list[Tensor] | Callable[[], list[Tensor]],
+        sources: list[Tensor] | Callable[[], list[Tensor]],
         x: Any,
         hx: Any,
         batch_first: bool,
@@ -61,7 +63,7 @@ class Shortcut:
 def run(
     program: Program,
     course: Course,
-    statics: Sequence[Tensor],
+    sources: Sequence[Tensor],
     x: Tensor,
     state: tuple[Tensor, ...],
 ) -> tuple[Tensor, tuple[Tensor, ...]]: ...
@@ -70,7 +72,7 @@ def forward(
     course: Course,
     x: Tensor,
     state: Sequence[Tensor],
-    statics: Sequence[Tensor],
+    sources: Sequence[Tensor],
     room: int = -1,
 ) -> tuple[Any, ...]: ...
 def backward(
@@ -80,7 +82,7 @@ def backward(
     y: Tensor,
     kept: Tensor | None,
     state: Sequence[Tensor],
-    statics: Sequence[Tensor],
+    sources: Sequence[Tensor],
     dy: Tensor | None,
     dfinal: Sequence[Tensor | None],
 ) -> tuple[Tensor | None, ...]: ...

@@ -26,26 +26,26 @@ def call() -> dict[str, Any]:
     code = compiled(trace.program, Needs(True, frozenset(range(4))))
     x = random_input(T, B, N).float()
     state = (torch.zeros(1, B, H), torch.zeros(B, H))
-    statics = [s.detach() for s in step.statics(trace)]
-    y, kept, *final = _native.forward(code, Course(), x, state, statics)
+    sources = [s.detach() for s in step.sources(trace)]
+    y, kept, *final = _native.forward(code, Course(), x, state, sources)
     assert [f.shape for f in final] == [(1, B, H), (B, H)]
     return {
-        "code": code, "x": x, "state": state, "statics": statics, "y": y, "kept": kept,
+        "code": code, "x": x, "state": state, "sources": sources, "y": y, "kept": kept,
         "dy": torch.ones(T, B, H), "dfinal": tuple(final),
     }  # fmt: skip
 
 
 def _run(c: dict[str, Any], room: int = -1, **course: Any) -> Any:
     way = Course(**course)
-    _native.forward(c["code"], way, c["x"], c["state"], c["statics"], room)
+    _native.forward(c["code"], way, c["x"], c["state"], c["sources"], room)
     return _native.backward(
-        c["code"], way, c["x"], c["y"], c["kept"], c["state"], c["statics"], c["dy"], c["dfinal"]
+        c["code"], way, c["x"], c["y"], c["kept"], c["state"], c["sources"], c["dy"], c["dfinal"]
     )
 
 
 def test_a_good_call(call: dict[str, Any]) -> None:
     grads = _run(call)
-    shapes = [t.shape for t in (call["x"], *call["state"], *call["statics"])]
+    shapes = [t.shape for t in (call["x"], *call["state"], *call["sources"])]
     assert [g.shape for g in grads] == shapes
     assert len({g.data_ptr() for g in grads}) == len(grads)  # the biases' too, which are equal
     biases = [g for g in grads if g.dim() == 1]
@@ -63,7 +63,7 @@ def test_a_good_call(call: dict[str, Any]) -> None:
         ("state", (torch.zeros(B, H), torch.zeros(B, H).double()), "the state"),
         ("state", (torch.zeros(B, H),), "the state"),
         ("state", (torch.zeros(B, H), torch.zeros(H)), "the state"),
-        ("statics", [torch.zeros(4 * H, N)], "the number of statics"),
+        ("sources", [torch.zeros(4 * H, N)], "the number of sources"),
         ("y", torch.zeros(T - 1, B, H), "the output"),
         ("dy", torch.zeros(T, B, H + 1), "the output's gradient"),
         ("dy", torch.zeros(T, B, H).double(), "the output's gradient"),
@@ -96,10 +96,10 @@ def test_what_does_not_fit_together(call: dict[str, Any]) -> None:
 
 
 def test_a_changed_static_is_named(call: dict[str, Any]) -> None:
-    call["statics"][0] = torch.zeros(4 * H, N + 1)
+    call["sources"][0] = torch.zeros(4 * H, N + 1)
     with pytest.raises(ostinato.InputError, match=r"weight_ih must be \(16, 2\) of torch.float32"):
         _run(call)
-    call["statics"][0] = torch.zeros(4 * H, N).double()
+    call["sources"][0] = torch.zeros(4 * H, N).double()
     with pytest.raises(ostinato.InputError, match=r"got \(16, 2\) of torch.float64 on cpu"):
         _run(call)
 
@@ -124,8 +124,8 @@ def test_any_strides_will_do(call: dict[str, Any]) -> None:
         call[name] = call[name].expand(2, T, B, -1).permute(1, 2, 3, 0).contiguous()[..., 0]
     call["state"] = tuple(s.mT.contiguous().mT for s in call["state"])
     call["dfinal"] = tuple(s.mT.contiguous().mT for s in call["dfinal"])
-    call["statics"] = [s.expand(2, *s.shape).movedim(0, -1).contiguous()[..., 0]
-                       for s in call["statics"]]  # fmt: skip
+    call["sources"] = [s.expand(2, *s.shape).movedim(0, -1).contiguous()[..., 0]
+                       for s in call["sources"]]  # fmt: skip
     for name in ("x", "dy"):
         assert call[name].stride(-1) == 2
     for got, wanted in zip(_run(call), expected, strict=True):

@@ -359,3 +359,19 @@ def test_other_dtypes_run_eagerly(dtype: torch.dtype) -> None:
     want = Recurrent(cell)(random_input(4, 2, 3, dtype=torch.float32))
     got = Recurrent(cell.to(dtype))(random_input(4, 2, 3, dtype=dtype))
     assert_close(got, tuple(w.to(dtype) for w in want), times=2.0)  # four steps of rounding
+
+
+@pytest.mark.parametrize("kind", [cells.GRU, cells.LSTM])
+def test_a_second_derivative_where_the_state_was_made_from_x(kind) -> None:
+    """A gradient goes through each place where x came in, once."""
+    cell = randomise(kind(3, 5).double())
+    x, W = random_input(4, 2, 3), random_input(1, 3, 5)[0]
+    found = []
+    for run in (lambda x, s: plain_loop(cell, x, s), Recurrent(cell, engine="native")):
+        given = x.clone().requires_grad_()
+        h = torch.tanh(given[0] @ W)
+        y, _ = run(given, h if kind is cells.GRU else (h, h * 2))
+        (slope,) = torch.autograd.grad(y.square().sum(), given, create_graph=True)
+        wanted = [given, *cell.parameters()]
+        found.append([slope, *torch.autograd.grad(slope.square().sum(), wanted)])
+    assert_close(found[1], found[0], kind="gradient", times=100)  # of gradients of gradients

@@ -24,7 +24,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Kind(enum.Enum):
@@ -317,6 +320,26 @@ class StaticSpec:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tensor that statics are cut from."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a static lies in its source: from the element at ``starts`` on along ``dims``.
+
+    ``dims`` has, for each dimension of the static, that of the source; -1: it has one element.
+    """
+
+    source: int
+    starts: tuple[int, ...]
+    dims: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Program:
     """One forward step: ``(x, state) -> (output, new_state)``.
@@ -331,6 +354,9 @@ class Program:
     state_sizes: tuple[int, ...]
     output: int
     new_state: tuple[int, ...]
+    #: What engines are handed, and where each static lies in it; none: the statics themselves.
+    sources: tuple[Source, ...] = ()
+    cuts: tuple[Cut, ...] = ()
     #: What engines have made of this program, by their own keys: it lives as long as the program.
     made: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -338,6 +364,11 @@ class Program:
     def output_size(self) -> int:
         """Features of the output row."""
         return self.nodes[self.output].width
+
+    def asked(self, wanted: Sequence[bool]) -> frozenset[int]:
+        """The statics whose gradients are asked for with those of these sources."""
+        sources = [c.source for c in self.cuts] or range(len(self.statics))
+        return frozenset(i for i, source in enumerate(sources) if wanted[source])
 
 
 def print_nodes(nodes: tuple[Node, ...] | list[Node], keep: set[int] | None = None) -> str:

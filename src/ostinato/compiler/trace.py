@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ostinato.compiler.convention import call_cell, random_inputs, split_result
+from ostinato.compiler.cuts import find_cuts
 from ostinato.compiler.ir import Program, StaticSpec
 from ostinato.compiler.lower import lower
 from ostinato.compiler.proof import prove
@@ -44,6 +45,7 @@ class Trace:
     Attributes:
         program: the step.
         preparation: computes the program's statics from the cell's tensors.
+        sources: computes what the statics are cut from (``program.sources``), from the same.
         returns_state_only: the cell follows torch's convention, ``cell(x, h) -> h``: its output is
             its (first) new state.
         baked: leaves whose values have gone into the program, as indices do, with these values.
@@ -51,6 +53,7 @@ class Trace:
 
     program: Program
     preparation: Preparation
+    sources: Preparation
     returns_state_only: bool
     baked: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -139,7 +142,9 @@ def _record(
         )
         program, slots = simplify(program, recorder.statics.recipe, [e.slot for e in exported])
         preparation = recorder.statics.recipe.finish(slots)
-        return Trace(program, preparation, only, recorder.statics.baked)
+        leaves = [tensors[name] for name in preparation.leaves]
+        program, sources = find_cuts(program, preparation, names, leaves)
+        return Trace(program, preparation, sources, only, recorder.statics.baked)
 
 
 def _tensors_of(cell: nn.Module) -> dict[str, Tensor]:

@@ -86,8 +86,8 @@ def recurrence(
             course = make_course(
                 x, lengths=lengths, reset=reset, batch_sizes=batch_sizes, reverse=reverse, bptt=bptt
             )
-            statics = step.statics(choice.trace)
-            return _native.run(choice.trace.program, course, statics, x, state)
+            sources = step.sources(choice.trace)
+            return _native.run(choice.trace.program, course, sources, x, state)
         if choice.engine == "cudnn":
             run = partial(run_cudnn, step)
         else:

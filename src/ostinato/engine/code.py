@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ostinato import _native
+from ostinato.compiler.ir import Cut
 from ostinato.compiler.plan import Needs, Plan, StepPlan, make_plan
 from ostinato.engine.lowering import lower
 
@@ -84,6 +85,10 @@ def _direction(plan: StepPlan, kept: dict[str, tuple[int, int]], program: Progra
     for static, numbers in plan.dstatics.items():
         gradients[static] = [position[n] for n in numbers]
     nodes = plan.schedule.graph.nodes
+    cuts = program.cuts or [
+        Cut(k, (0,) * len(spec.shape), tuple(range(len(spec.shape))))
+        for k, spec in enumerate(program.statics)
+    ]
     return _native.Plan(
         lowered.code,
         lowered.consts,
@@ -91,6 +96,8 @@ def _direction(plan: StepPlan, kept: dict[str, tuple[int, int]], program: Progra
         lowered.vectors,
         [(spec.static, spec.transposed) for spec in lowered.maps],
         [nodes[n].attrs["transposed"] for n in lowered.outers],
-        [(spec.name, spec.shape) for spec in program.statics],
+        [spec.shape for spec in program.statics],
+        [(spec.name, spec.shape) for spec in program.sources or program.statics],
+        [(cut.source, cut.starts, cut.dims) for cut in cuts],
         gradients,
     )

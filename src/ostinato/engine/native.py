@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ostinato import _native
+from ostinato.compiler.cuts import cut_out
 from ostinato.compiler.plan import Needs
 from ostinato.engine.code import Compiled, compiled
 from ostinato.engine.interpreted import run_interpreted
@@ -74,14 +75,14 @@ def make_course(
 
 
 def code_for(program: Program, wanted: tuple[bool, ...] | None) -> Compiled:
-    """The code for gradients of ``(x, *statics)``, kept by the flags themselves; ``None``: of none.
+    """The code for gradients of ``(x, *sources)``, kept by the flags themselves; ``None``: of none.
 
     The engine looks there first, and asks here for what it doesn't find.
     """
     needs = None
     if wanted is not None:
-        x, *statics = wanted
-        needs = Needs(x, frozenset(i for i, wants in enumerate(statics) if wants))
+        x, *sources = wanted
+        needs = Needs(x, program.asked(sources))
     found = program.made[wanted] = compiled(program, needs)
     return found
 
@@ -111,16 +112,19 @@ def _second_derivative(
 ) -> list[Tensor | None]:
     """The first derivative as a graph; ``saved`` is what forward has saved."""
     strict.check("a second derivative is taken through the interpreted step, a loop in Python")
-    x, _, _, *tensors = saved
+    # Views of what came in: a state or a source may have been computed from another one, and each
+    # gradient is that of the place where it came in alone.
+    x, _, _, *tensors = [t if t is None else t.view_as(t) for t in saved]
     count = len(code.plan.program.state_sizes)
-    state, statics = tensors[:count], tensors[count:]
+    state, sources = tensors[:count], tensors[count:]
     rows = tuple([s.flatten(0, -2) for s in state])
+    program = code.plan.program
     y, final = run_interpreted(
-        code.plan.program, statics, x, rows, lengths=course.lengths, reset=course.reset,
+        program, cut_out(program, sources), x, rows, lengths=course.lengths, reset=course.reset,
         batch_sizes=course.batch_sizes, reverse=course.reverse, bptt=course.bptt or None,
     )  # fmt: skip
     final = tuple([f.view_as(s) for f, s in zip(final, state, strict=True)])
-    inputs = [x, *state, *statics]
+    inputs = [x, *state, *sources]
     wanted = [t for t, need in zip(inputs, ctx.needs_input_grad[2:], strict=True) if need]
     given = zip((y, *final), (dy, *dfinal), strict=True)
     # With zeros, not left out: what only they depend on has a gradient too.

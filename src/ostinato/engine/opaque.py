@@ -31,6 +31,7 @@ from ostinato.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ostinato.compiler.ir import Program
     from ostinato.compiler.trace import Trace
 
 _count = itertools.count(1)
@@ -69,7 +70,7 @@ def cell_of(handle: int) -> nn.Module:
 def prepare(
     trace: Trace, names: Sequence[str], leaves: Sequence[Tensor], wanted: Sequence[bool]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The statics of a call, and the leaves that they were made from, as autograd's own.
+    """The leaves of a call, and the sources that are made from them, as autograd's own.
 
     Args:
         trace: the cell's.
@@ -92,7 +93,7 @@ def prepare(
                 )
             leaf, wants = given[name]
             inputs.append(leaf.detach().requires_grad_(wants))
-        return inputs, trace.preparation.run(inputs)
+        return inputs, trace.sources.run(inputs)
 
 
 @contextlib.contextmanager
@@ -107,11 +108,11 @@ def _autograd() -> Iterator[None]:
         yield
 
 
-def needs_of(statics: Sequence[Tensor], wanted: Sequence[int]) -> Needs | None:
+def needs_of(program: Program, sources: Sequence[Tensor], wanted: Sequence[int]) -> Needs | None:
     """What the engine is asked for; ``wanted`` are positions in ``(x, *state, *leaves)``."""
     if not wanted:
         return None
-    return Needs(0 in wanted, frozenset(i for i, s in enumerate(statics) if s.requires_grad))
+    return Needs(0 in wanted, program.asked([s.requires_grad for s in sources]))
 
 
 def _flags(wanted: Sequence[int], first: int, count: int) -> list[bool]:
@@ -176,8 +177,8 @@ def recurrence_op(
     step = Step(cell_of(handle), None, widths[0] if bare else widths)
     trace = step.trace(x.shape[-1], x.dtype)
     flags = _flags(wanted, 1 + len(state), len(leaves))
-    _, statics = prepare(trace, _names(names), leaves, flags)
-    code = compiled(trace.program, needs_of(statics, wanted))
+    _, sources = prepare(trace, _names(names), leaves, flags)
+    code = compiled(trace.program, needs_of(trace.program, sources, wanted))
     if trace.program.output_size != output_size or code.kept_width != kept_width:
         raise InputError(
             "the cell computes something of another size than when it was compiled; call "
@@ -188,7 +189,7 @@ def recurrence_op(
         bptt=bptt or None, batch_first=batch_first,
     )  # fmt: skip
     room = _rows(x, state[0].shape[0], batch_sizes)
-    y, kept, *final = forward(code, course, x, tuple(state), [s.detach() for s in statics], room)
+    y, kept, *final = forward(code, course, x, tuple(state), [s.detach() for s in sources], room)
     number = trace.program.made.setdefault("number", next(_count))
     _traces[number] = trace
     return y, final, x.new_empty(0) if kept is None else kept, torch.tensor([number])
@@ -242,16 +243,16 @@ def recurrence_backward_op(
     if trace is None:
         raise InputError("the cell was changed between the forward and the backward pass")
     first = 1 + len(state)
-    inputs, statics = prepare(trace, _names(names), leaves, _flags(wanted, first, len(leaves)))
-    code = compiled(trace.program, needs_of(statics, wanted))
+    inputs, sources = prepare(trace, _names(names), leaves, _flags(wanted, first, len(leaves)))
+    code = compiled(trace.program, needs_of(trace.program, sources, wanted))
     course = Course(lengths, reset, batch_sizes, reverse, bptt, batch_first)
     dx, *grads = backward(
-        code, course, x, y, kept, tuple(state), [s.detach() for s in statics], dy, dfinal
+        code, course, x, y, kept, tuple(state), [s.detach() for s in sources], dy, dfinal
     )
     if dx is None:
         dx = _like_input(x, x.shape[-1], batch_first).zero_()
-    dstate, dstatics = grads[: len(state)], grads[len(state) :]
-    dleaves = dict(zip(trace.preparation.leaves, _through(statics, inputs, dstatics), strict=True))
+    dstate, dsources = grads[: len(state)], grads[len(state) :]
+    dleaves = dict(zip(trace.preparation.leaves, _through(sources, inputs, dsources), strict=True))
     grads = [*dstate, *(dleaves.get(name) for name in _names(names))]
     rest = [k - 1 for k in wanted if k > 0]
     like = (*state, *leaves)
@@ -262,11 +263,11 @@ def recurrence_backward_op(
 
 
 def _through(
-    statics: Sequence[Tensor], leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]
+    sources: Sequence[Tensor], leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]
 ) -> Iterator[Tensor | None]:
-    """The gradients of ``leaves`` from those of the statics that were made from them."""
+    """The gradients of ``leaves`` from those of the sources that were made from them."""
     pairs = [
-        (s, g) for s, g in zip(statics, gradients, strict=True) if s.requires_grad and g is not None
+        (s, g) for s, g in zip(sources, gradients, strict=True) if s.requires_grad and g is not None
     ]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     found: Sequence[Tensor | None] = [None] * len(wanted)

@@ -78,9 +78,9 @@ def sizes(
         trace = step.trace(input_size, dtype)
         first = 1 + len(widths(state_size))
         flags = [first + k in wanted for k in range(len(names))]
-        _, statics = prepare(trace, names, [step.tensor(name) for name in names], flags)
+        _, sources = prepare(trace, names, [step.tensor(name) for name in names], flags)
         return trace.program.output_size, compiled(
-            trace.program, needs_of(statics, wanted)
+            trace.program, needs_of(trace.program, sources, wanted)
         ).kept_width
 
 

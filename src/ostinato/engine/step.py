@@ -152,12 +152,15 @@ class Step:
         """
         return [self.tensor(name) for name in trace.preparation.leaves]
 
-    def statics(self, trace: Trace) -> list[Tensor]:
-        """The statics of ``trace`` for one pass over time, in its own dtype under autocast too."""
+    def sources(self, trace: Trace) -> list[Tensor]:
+        """What the statics of ``trace`` are cut from, for one pass over time.
+
+        In the trace's own dtype under autocast too.
+        """
         if torch._C._is_any_autocast_enabled():
             with torch.autocast("cpu", enabled=False):
-                return trace.preparation.run(self.leaf_tensors(trace))
-        return trace.preparation.run(self.leaf_tensors(trace))
+                return trace.sources.run(self.leaf_tensors(trace))
+        return trace.sources.run(self.leaf_tensors(trace))
 
     def tensor(self, name: str) -> Tensor:
         """The tensor that stands for a parameter or buffer of the cell, by its dotted name."""

@@ -34,7 +34,7 @@ class Loop:
     Args:
         code: what runs.
         course: how.
-        wanted: of which inputs, ``(x, *state, *statics)``, there shall be gradients.
+        wanted: of which inputs, ``(x, *state, *sources)``, there shall be gradients.
     """
 
     def __init__(self, code: Compiled, course: Course, wanted: tuple[bool, ...]) -> None:
@@ -46,7 +46,7 @@ class Loop:
         self.absent: list[Tensor] = []
 
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """``(x, *state, *statics)`` to ``(y, *final)``, and what is kept if anything is."""
+        """``(x, *state, *sources)`` to ``(y, *final)``, and what is kept if anything is."""
         first = 1 + self.states
         y, kept, *final = _native.forward(
             self.code, self.course, inputs[0], tuple(inputs[1:first]), inputs[first:]
@@ -62,12 +62,12 @@ class Loop:
         """
         count = len(self.wanted)
         x, *rest = inputs[:count]
-        state, statics = tuple(rest[: self.states]), rest[self.states :]
+        state, sources = tuple(rest[: self.states]), rest[self.states :]
         y, *more = inputs[count:]
         kept = more.pop(0) if self.code.kept_width else None
         there, absent = iter(more), iter(self.absent)
         dy, *dfinal = [next(there if given else absent) for given in self.given]
-        grads = _native.backward(self.code, self.course, x, y, kept, state, statics, dy, dfinal)
+        grads = _native.backward(self.code, self.course, x, y, kept, state, sources, dy, dfinal)
         return [
             grad for grad, want in zip(grads, self.wanted, strict=True) if want and grad is not None
         ]
@@ -103,13 +103,12 @@ def recurrence(step: Step, x: Tensor, state: State, *, reverse: bool) -> tuple[T
     loops = _now.loops
     assert loops is not None
     trace = step.trace(x.shape[-1], x.dtype)
-    statics = step.statics(trace)
+    sources = step.sources(trace)
     course = Course(reverse=reverse)
-    inputs = (x, *state, *statics)
+    inputs = (x, *state, *sources)
     wanted = tuple(t.requires_grad for t in inputs)
     first = 1 + len(state)
-    asked = frozenset(i for i, wants in enumerate(wanted[first:]) if wants)
-    needs = Needs(wanted[0], asked) if any(wanted) else None
+    needs = Needs(wanted[0], trace.program.asked(wanted[first:])) if any(wanted) else None
     loop = Loop(compiled(trace.program, needs), course, wanted)
     loops.append(loop)
     results = _Differentiable.apply(loop, len(loops) - 1, *inputs)  # type: ignore[no-untyped-call]

@@ -52,24 +52,24 @@ class _LayerStep(Step):
     So it doesn't matter to the trace what the layer's tensors hold (NaN, say) or have hooked on.
     """
 
-    __slots__ = ("_statics", "_trace")
+    __slots__ = ("_sources", "_trace")
 
     def __init__(self, cell: Cell, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(cell, tensors)
         self._trace: Trace | None = None
-        self._statics: list[Tensor] | None = None
+        self._sources: list[Tensor] | None = None
 
     def trace(self, input_size: int, dtype: torch.dtype) -> Trace:
         if self._trace is None:
             self._trace = Step(self.cell, None, self.state_size).trace(input_size, dtype)
         return self._trace
 
-    def statics(self, trace: Trace) -> list[Tensor]:
-        if trace.preparation.instructions:
-            return super().statics(trace)
-        if self._statics is None:
-            self._statics = super().statics(trace)  # the layer's tensors themselves
-        return self._statics
+    def sources(self, trace: Trace) -> list[Tensor]:
+        if trace.sources.instructions:
+            return super().sources(trace)
+        if self._sources is None:
+            self._sources = super().sources(trace)  # the layer's tensors themselves
+        return self._sources
 
 
 class _Bound:
@@ -78,7 +78,7 @@ class _Bound:
     It is a cache: a copied or unpickled module starts with none.
     """
 
-    __slots__ = ("dtype", "parts", "shortcut", "sound", "statics", "steps", "tensors")
+    __slots__ = ("dtype", "parts", "shortcut", "sound", "sources", "steps", "tensors")
 
     def __init__(self, tensors: list[Tensor], steps: tuple[Step, ...], sound: bool) -> None:
         self.tensors = tensors
@@ -87,7 +87,7 @@ class _Bound:
         self.sound = sound  # all tensors have one dtype and one device
         self.shortcut: _native.Shortcut | None = None
         self.parts: list[Part] = []
-        self.statics: list[Tensor] = []
+        self.sources: list[Tensor] = []
 
     def holds(self, tensors: Iterable[Tensor | None]) -> bool:
         return all(map(is_, tensors, self.tensors)) and self.tensors[0].dtype is self.dtype
@@ -99,9 +99,9 @@ class _Bound:
         """
         (step,) = self.steps
         trace = step.trace(module.input_size, self.dtype)
-        if trace.preparation.instructions:
-            return  # its statics are computed anew for each call
-        self.statics = step.statics(trace)
+        if trace.sources.instructions:
+            return  # its sources are computed anew for each call
+        self.sources = step.sources(trace)
         own = module._parameters
         self.parts = [(module.__dict__, "_parameters", own)]
         self.parts += [(own, name, own.get(name)) for name in module._flat_weights_names]
@@ -184,7 +184,7 @@ class DropIn(nn.RNNBase):
         bound = None if compiling or lengths is not None else self._bound
         if bound is not None and bound.shortcut is not None and self.engine != "eager":
             found = bound.shortcut.take(
-                self, bound.parts, bound.tensors, bound.statics, input, hx, self.batch_first
+                self, bound.parts, bound.tensors, bound.sources, input, hx, self.batch_first
             )
             if found is not None:
                 return found

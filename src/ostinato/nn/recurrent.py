@@ -36,7 +36,7 @@ class _Shortcut(NamedTuple):
     native: _native.Shortcut
     parts: list[Part]
     tensors: list[Tensor]
-    statics: list[Tensor] | Callable[[], list[Tensor]]
+    sources: list[Tensor] | Callable[[], list[Tensor]]
 
 
 class Recurrent(nn.Module):
@@ -156,7 +156,7 @@ class Recurrent(nn.Module):
         short = None if torch.compiler.is_compiling() else self._shortcut
         if short is not None and lengths is None and reset is None:
             found: tuple[Tensor, UserState] | None = short.native.take(
-                self, short.parts, short.tensors, short.statics, x, state, self.batch_first
+                self, short.parts, short.tensors, short.sources, x, state, self.batch_first
             )
             if found is not None:
                 return found
@@ -239,9 +239,9 @@ class Recurrent(nn.Module):
             trace.program, course, tensors, x.shape[-1], step.state_sizes,
             x.dtype is torch.float64, leading=False, bare=step.bare,
         )  # fmt: skip
-        prepare = partial(trace.preparation.run, step.leaf_tensors(trace))
-        statics = prepare if trace.preparation.instructions else prepare()
-        self._shortcut = _Shortcut(native, own + parts, tensors, statics)
+        prepare = partial(trace.sources.run, step.leaf_tensors(trace))
+        sources = prepare if trace.sources.instructions else prepare()
+        self._shortcut = _Shortcut(native, own + parts, tensors, sources)
 
     def _step(self, x: Tensor) -> Step | Recorded | str:
         """What runs; while a graph is built, what stands for it, or text: why nothing can."""
