@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "bound.h"
 #include "callables.h"
 #include "loop.h"
 #include "tensors.h"
@@ -27,63 +28,6 @@ namespace nb = nanobind;
 
 namespace ostinato {
 namespace {
-
-// What stands behind a stream: one of the tensors that lie in memory step by step; columns of what
-// forward keeps; another stream one step back, and before the first step an initial state.
-enum class Behind { kTensor, kKept, kInitial };
-
-// The tensors that lie in memory step by step.
-enum : int { kX, kY, kDy, kDx, kStreamed };
-
-struct StreamSource {
-  Behind behind;
-  int64_t first;  // which tensor; first column; which state
-  int64_t width;  // of kept columns
-};
-
-// A tensor that statics are cut from.
-struct Source {
-  std::string name;
-  Shape shape;
-  // Of its gradient, which is put together from those of its statics. Gaps: elements that no gradient
-  // belongs to. Overlaps: some that several do.
-  bool wanted = false, has_gaps = false, has_overlaps = false;
-};
-
-// Where a static lies in its source: from the element at `starts` on along `dims`, one for each of
-// its own dimensions; -1: it has one element.
-struct Cut {
-  int64_t source;
-  std::vector<int64_t> starts, dims;
-
-  int64_t offset(const int64_t* strides) const {
-    return std::inner_product(starts.begin(), starts.end(), strides, int64_t{0});
-  }
-  Shape strides_in(const int64_t* strides) const {
-    Shape found;
-    for (int64_t dim : dims) found.push_back(dim < 0 ? 1 : strides[dim]);
-    return found;
-  }
-};
-
-// A plan, and where a call's tensors belong in it (ostinato/engine/code.py).
-struct Bound {
-  Plan plan;
-  std::vector<StreamSource> streams;
-  std::vector<int64_t> vectors;  // statics
-  std::vector<std::pair<int64_t, bool>> maps;  // statics, and whether transposed
-  std::vector<bool> outers;  // whether transposed
-  std::vector<Shape> statics;
-  std::vector<Source> sources;
-  std::vector<Cut> cuts;  // by static
-  // By static: which results (sums, then weight gradients) its gradient is the sum of; none: it has
-  // no gradient.
-  std::vector<std::vector<int64_t>> gradients;
-  // Derived: of each streamed tensor, -1 for those that the plan doesn't have; of what is kept,
-  // up to the last column that the plan knows.
-  int64_t widths[kStreamed] = {-1, -1, -1, -1};
-  int64_t kept_width = 0;
-};
 
 // For tests: memory begins as NaN; how threads divide the work.
 bool poisoned = false;
@@ -160,26 +104,6 @@ void set_rows(Call& call, const int64_t* batch_sizes, const int64_t* lengths) {
                   nb::tuple(nb::list(got.attr("shape"))), got.attr("dtype"), got.attr("device"));
   PyErr_SetObject(callables().input_error.ptr(), text.ptr());
   nb::raise_python_error();
-}
-
-int64_t elements(const Shape& shape) {
-  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-}
-
-// Whether elements in memory follow one another, the last dimension's first.
-bool without_gaps(const Shape& shape, const Shape& strides) {
-  int64_t next = 1;
-  for (size_t i = shape.size(); i-- > 0; next *= shape[i]) {
-    if (shape[i] != 1 && strides[i] != next) return false;
-  }
-  return true;
-}
-
-Shape contiguous_strides(const Shape& shape) {
-  Shape strides(shape.size());
-  int64_t next = 1;
-  for (size_t i = shape.size(); i-- > 0; next *= shape[i]) strides[i] = next;
-  return strides;
 }
 
 // Strides of group, feature in and feature out.
@@ -344,15 +268,15 @@ class CallBuilder {
       whole.push_back(v);
     }
     views.reserve(bound_.cuts.size());
-    strides_.reserve(bound_.cuts.size());
+    strides_.reserve(bound_.cuts.size());  // so that none of them moves
     for (size_t i = 0; i < bound_.cuts.size(); ++i) {
       const Cut& cut = bound_.cuts[i];
-      TensorView v = whole[cut.source];
+      TensorView& v = views.emplace_back(whole[cut.source]);
+      if (cut.whole) continue;
       v.data = static_cast<char*>(v.data) + cut.offset(v.strides) * size();
       v.strides = strides_.emplace_back(cut.strides_in(v.strides)).data();
       v.shape = bound_.statics[i].data();
       v.ndim = static_cast<int32_t>(cut.dims.size());
-      views.push_back(v);
     }
     call.vectors.reserve(bound_.vectors.size());
     call.maps.reserve(bound_.maps.size());
@@ -386,13 +310,11 @@ class CallBuilder {
       if (results.empty()) continue;
       const Cut& cut = bound_.cuts[i];
       const Source& source = bound_.sources[cut.source];
-      const Shape own = contiguous_strides(source.shape), strides = cut.strides_in(own.data());
-      void* data = static_cast<char*>(whole[cut.source]) + cut.offset(own.data()) * size();
-      const bool alone = results.size() == 1 && at[results[0]] == nullptr && !source.has_overlaps;
-      if (alone && without_gaps(bound_.statics[i], strides)) {
+      void* data = static_cast<char*>(whole[cut.source]) + cut.place * size();
+      if (results.size() == 1 && at[results[0]] == nullptr && cut.together && !source.has_overlaps) {
         at[results[0]] = data;
       } else {
-        assembled_.push_back({data, bound_.statics[i], strides, source.has_overlaps, &results});
+        assembled_.push_back({data, &bound_.statics[i], &cut.strides, source.has_overlaps, &results});
       }
     }
     for (size_t r = 0; r < at.size(); ++r) {
@@ -526,8 +448,8 @@ class CallBuilder {
     for (const Assembled& one : assembled_) {
       // As of three dimensions.
       int64_t n[3] = {1, 1, 1}, stride[3] = {0, 0, 0};
-      std::copy_backward(one.shape.begin(), one.shape.end(), n + 3);
-      std::copy_backward(one.strides.begin(), one.strides.end(), stride + 3);
+      std::copy_backward(one.shape->begin(), one.shape->end(), n + 3);
+      std::copy_backward(one.strides->begin(), one.strides->end(), stride + 3);
       bool adds = one.adds;
       for (int64_t r : *one.results) {
         const T* from = static_cast<const T*>(results_[r]);
@@ -551,7 +473,7 @@ class CallBuilder {
 
   struct Assembled {
     void* data;
-    Shape shape, strides;
+    const Shape *shape, *strides;
     bool adds;  // to what is there
     const std::vector<int64_t>* results;
   };
@@ -573,39 +495,6 @@ class CallBuilder {
 using StreamTuple = std::tuple<int64_t, int64_t, int64_t>;
 using CutTuple = std::tuple<int64_t, std::vector<int64_t>, std::vector<int64_t>>;
 
-// Whether two statics have an element of their source in common.
-bool meet(const Bound& bound, size_t one, size_t other) {
-  const auto within = [&](size_t i, size_t dim) {
-    const Cut& cut = bound.cuts[i];
-    const auto at = std::find(cut.dims.begin(), cut.dims.end(), static_cast<int64_t>(dim));
-    return at == cut.dims.end() ? 1 : bound.statics[i][at - cut.dims.begin()];
-  };
-  for (size_t dim = 0; dim < bound.cuts[one].starts.size(); ++dim) {
-    const int64_t a = bound.cuts[one].starts[dim], b = bound.cuts[other].starts[dim];
-    if (a >= b + within(other, dim) || b >= a + within(one, dim)) return false;
-  }
-  return true;
-}
-
-// How the gradients of statics fill those of their sources.
-void see_gradients(Bound& bound) {
-  std::vector<int64_t> filled(bound.sources.size(), 0);
-  for (size_t i = 0; i < bound.cuts.size(); ++i) {
-    if (bound.gradients[i].empty()) continue;
-    const int64_t source = bound.cuts[i].source;
-    filled[source] += elements(bound.statics[i]);
-    bound.sources[source].wanted = true;
-    for (size_t j = 0; j < i; ++j) {
-      if (bound.cuts[j].source == source && !bound.gradients[j].empty() && meet(bound, i, j)) {
-        bound.sources[source].has_overlaps = true;
-      }
-    }
-  }
-  for (size_t s = 0; s < filled.size(); ++s) {
-    bound.sources[s].has_gaps = filled[s] < elements(bound.sources[s].shape);
-  }
-}
-
 void make(Bound* self, const std::vector<int64_t>& code, const std::vector<double>& consts,
           const std::vector<StreamTuple>& streams, const std::vector<int64_t>& vectors,
           const std::vector<std::pair<int64_t, bool>>& maps, const std::vector<bool>& outers,
@@ -614,8 +503,8 @@ void make(Bound* self, const std::vector<int64_t>& code, const std::vector<doubl
           const std::vector<CutTuple>& cuts, const std::vector<std::vector<int64_t>>& gradients) {
   new (self) Bound{decode_plan(code, consts), {}, vectors, maps, outers, statics, {}, {}, gradients};
   for (const auto& [name, shape] : sources) self->sources.push_back({name, shape});
-  for (const auto& [source, starts, dims] : cuts) self->cuts.push_back({source, starts, dims});
-  see_gradients(*self);
+  for (const auto& [source, starts, dims] : cuts) self->cuts.push_back({source, starts, dims, false, 0, {}, false});
+  see_cuts(*self);
   for (const auto& [behind, first, width] : streams) {
     const int64_t found = self->plan.streams[self->streams.size()].width;
     self->streams.push_back({static_cast<Behind>(behind), first, width});
