@@ -35,7 +35,7 @@ class OwnCell(nn.Module):
 class CatCell(nn.Module):
     """The README's cell: one map of ``x`` and the state side by side, as tutorials write it.
 
-    ``x`` (B, I), ``h`` (B, H).
+    It gives back its state alone, as ``torch.nn.GRUCell`` does. ``x`` (B, I), ``h`` (B, H).
     """
 
     def __init__(self, input_size: int, hidden_size: int, dtype: torch.dtype | None = None) -> None:
@@ -43,10 +43,9 @@ class CatCell(nn.Module):
         self.hidden_size = self.state_size = hidden_size
         self.gates = nn.Linear(input_size + hidden_size, 2 * hidden_size, dtype=dtype)
 
-    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
         z, n = self.gates(torch.cat([x, h], -1)).chunk(2, -1)
-        h = torch.lerp(h, torch.tanh(n), torch.sigmoid(z))
-        return h, h
+        return torch.lerp(h, torch.tanh(n), torch.sigmoid(z))
 
 
 #: Products with (input, state), in multiples of H, by cell: how many gates have one.
