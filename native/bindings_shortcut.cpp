@@ -218,8 +218,8 @@ void bind_shortcut(nb::module_& m) {
                     bool>(),
            nb::arg("program"), nb::arg("course"), nb::arg("tensors"), nb::arg("width"),
            nb::arg("state_widths"), nb::arg("is_double"), nb::arg("leading"), nb::arg("bare"))
-      .def("take", &Shortcut::take, nb::arg("layer"), nb::arg("parts"), nb::arg("tensors"), nb::arg("sources"),
-           nb::arg("x").none(), nb::arg("hx").none(), nb::arg("batch_first"),
+      .def("take", &Shortcut::take, nb::arg("layer"), nb::arg("parts"), nb::arg("tensors"),
+           nb::arg("sources"), nb::arg("x").none(), nb::arg("hx").none(), nb::arg("batch_first"),
            "(output, state) as a layer gives them, or None where something is out of the ordinary: "
            "one of the layer's `parts` has changed (ostinato/engine/parts.py), or the dtype, shape "
            "or place of one of its `tensors`; x or hx is of a class of its own, or doesn't fit; "

@@ -116,9 +116,22 @@ class Elsewhere(_Cell):
         return x @ self.W[:H, :I].t() + h @ self.W[H:, I:] + self.b[::1][:H]
 
 
+class Strewn(_Cell):
+    """Every other row, and a diagonal, which are no boxes, beside columns, which are."""
+
+    def step(self, x, h):
+        return (
+            x @ self.W[::2, :I].t()
+            + h @ self.W[:H, I:].t()
+            + self.W[:H, :H].diagonal()
+            + self.b[H:]
+        )
+
+
 #: Cells, and how many calls of PyTorch's are left for each pass over time.
 CELLS: dict[Callable[[], _Cell], int] = {
     Cat: 0, Rows: 0, Stacked: 0, Gaps: 0, Overlaps: 0, Computed: 3, Held: 3, Elsewhere: 0,
+    Strewn: 5,
 }  # fmt: skip
 
 

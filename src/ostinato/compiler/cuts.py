@@ -31,6 +31,9 @@ _VIEWS = frozenset(
     }
 )  # fmt: skip
 
+#: ``starts`` and ``dims`` of a :class:`Cut`.
+_Box = tuple[tuple[int, ...], tuple[int, ...]]
+
 
 def find_cuts(
     program: Program, preparation: Preparation, names: Sequence[str], leaves: Sequence[Tensor]
@@ -53,14 +56,16 @@ def find_cuts(
             values.update(zip(i.results, i.call(values), strict=True))
             own = {n: (n, torch.empty(values[n].shape)) for n in i.results}
             lies.update(_views(i, lies) or own)
-    cuts, sources = [], dict.fromkeys(lies[n][0] for n in preparation.statics)
-    position = {n: k for k, n in enumerate(sources)}
+    found: list[tuple[int, _Box]] = []
     for n in preparation.statics:
         source, view = lies[n]
-        cut = _cut_of(view, torch.empty(values[source].shape), position[source])
-        if cut is None or values[source].dtype != values[n].dtype:
-            return program, preparation
-        cuts.append(cut)
+        box = _box_of(view, torch.empty(values[source].shape))
+        if box is None:  # elements here and there: it is handed over itself
+            dims = range(values[n].dim())
+            source, box = n, ((0,) * len(dims), tuple(dims))
+        found.append((source, box))
+    sources = list(dict.fromkeys(source for source, _ in found))
+    cuts = [Cut(sources.index(source), *box) for source, box in found]
     handed = tuple(Source(names[n], tuple(values[n].shape)) for n in sources)
     return (
         replace(program, sources=handed, cuts=tuple(cuts)),
@@ -100,8 +105,8 @@ def _views(
     return {n: (source, r) for n, r in zip(i.results, results, strict=True)}
 
 
-def _cut_of(view: Tensor, like: Tensor, source: int) -> Cut | None:
-    """Where ``view`` lies in a tensor that is like ``like``; ``None``: not in a box of it."""
+def _box_of(view: Tensor, like: Tensor) -> _Box | None:
+    """Starts and dims of ``view`` in a tensor that is like ``like``; ``None``: it is no box."""
     left, starts = view.storage_offset(), []
     for stride, size in zip(like.stride(), like.shape, strict=True):
         start = min(left // stride, size - 1) if stride else 0
@@ -120,7 +125,7 @@ def _cut_of(view: Tensor, like: Tensor, source: int) -> Cut | None:
                 return None
             found = fits[0]
         dims.append(found)
-    return None if left else Cut(source, tuple(starts), tuple(dims))
+    return None if left else (tuple(starts), tuple(dims))
 
 
 def _only(preparation: Preparation, sources: tuple[int, ...]) -> Preparation:
