@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_sequence
 
-from helpers import CELL_CASES, random_input, random_state, randomise, run_and_differentiate
+from helpers import (
+    CELL_CASES,
+    Marked,
+    call_in_autocast,
+    random_input,
+    random_state,
+    randomise,
+    run_and_differentiate,
+)
 from ostinato import Recurrent, cells
 from ostinato.engine.parts import lasting_parts
 
@@ -185,21 +193,12 @@ def test_a_parameter_of_another_shape_is_told() -> None:
         layer(random_input(4, 2, I).float())
 
 
-class _Marked(Tensor):
-    """A class of its own, which may have its own functions."""
-
-
-def _in_autocast(layer: Recurrent, x: Tensor) -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        layer(x)
-
-
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace")
 @pytest.mark.parametrize(
     "call",
     [
-        lambda layer, x: layer(x.as_subclass(_Marked)),
-        lambda layer, x: layer(x, torch.zeros(2, H).as_subclass(_Marked)),
+        lambda layer, x: layer(x.as_subclass(Marked)),
+        lambda layer, x: layer(x, torch.zeros(2, H).as_subclass(Marked)),
         lambda layer, x: layer(x, lengths=[4, 2]),
         lambda layer, x: layer(x, reset=torch.ones(4, 2, dtype=torch.bool)),
         lambda layer, x: layer(x[:, 0]),
@@ -210,7 +209,7 @@ def _in_autocast(layer: Recurrent, x: Tensor) -> None:
         lambda layer, x: torch.func.vmap(lambda row: layer(row)[0])(x.unsqueeze(2)),
         lambda layer, x: torch.func.grad(lambda x: layer(x)[0].sum())(x),
         lambda layer, x: torch.jit.trace(layer, x),
-        _in_autocast,
+        call_in_autocast,
     ],
     ids=[
         "class of x", "class of the state", "lengths", "reset", "no batch", "packed",

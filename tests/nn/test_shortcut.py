@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import ostinato
 from drop_in_kinds import KINDS, build_pair, compare_run, flat_state, make_input, make_state
+from helpers import Marked, call_in_autocast
 from ostinato.nn.drop_in import DropIn
 
 if TYPE_CHECKING:
@@ -102,28 +103,19 @@ def test_a_layer_that_was_changed(change: Callable[[DropIn], Any]) -> None:
         assert torch.equal(got, expected)
 
 
-class _Marked(Tensor):
-    """A class of its own, which may have its own functions."""
-
-
-def _in_autocast(layer: DropIn, x: Tensor) -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        layer(x)
-
-
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace")
 @pytest.mark.parametrize(
     "call",
     [
-        lambda layer, x: layer(x.as_subclass(_Marked)),
-        lambda layer, x: layer(x, make_state("batched", layer, FLOAT).as_subclass(_Marked)),
+        lambda layer, x: layer(x.as_subclass(Marked)),
+        lambda layer, x: layer(x, make_state("batched", layer, FLOAT).as_subclass(Marked)),
         lambda layer, x: layer(x.to_sparse()),
         lambda layer, x: layer(x.to("meta")),
         lambda layer, x: layer(x, lengths=[6, 5, 4]),
         lambda layer, x: torch.func.vmap(lambda row: layer(row)[0])(x.unsqueeze(2)),
         lambda layer, x: torch.func.grad(lambda x: layer(x)[0].sum())(x),
         lambda layer, x: torch.jit.trace(layer, x),
-        _in_autocast,
+        call_in_autocast,
     ],
     ids=[
         "class of x", "class of the state", "sparse", "meta", "lengths", "vmap", "grad", "trace",

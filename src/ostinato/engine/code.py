@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _lock = threading.Lock()
 
-#: The tensors that lie in memory step by step, in the order of ``native/bindings_loop.cpp``.
+#: The tensors that lie in memory step by step, in the order of ``native/bound.h``.
 _STREAMED = ("x", "y", "dy", "dx")
 
 #: What stands behind a stream (the same file), with two numbers: one of ``_STREAMED``; what forward
