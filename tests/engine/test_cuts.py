@@ -193,6 +193,22 @@ def test_a_second_derivative(kind: Callable[[], _Cell]) -> None:
     assert_close(found[1], found[0], kind="gradient", times=100)  # of gradients of gradients
 
 
+class Unfed(Cat):
+    """All columns are for h."""
+
+    shape = (2 * H, H)
+
+
+def test_an_input_without_features() -> None:
+    cell = _made(Unfed)
+    x, state = random_input(T, B, 0), random_state(cell, B, dtype=torch.float64)
+    own = dict(cell.named_parameters())
+    want = run_and_differentiate(lambda x, s: plain_loop(cell, x, s), x, state, own)
+    got = run_and_differentiate(Recurrent(cell, engine="native"), x, state, own)
+    assert got.dx.shape == x.shape
+    assert_same_run(got, want)
+
+
 def test_another_shape_is_told_of_the_parameter() -> None:
     cell = _made(Cat).float()
     trace = Step(cell).trace(I, torch.float32)

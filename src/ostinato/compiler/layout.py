@@ -128,7 +128,7 @@ class RowLayout:
 def spread(index: IntArray, axis: Axis, batch: int) -> IntArray:
     """Tags for a whole tensor from the tags (>= 1) of its features: ``tag * (B + 1) + b + 1``."""
     shape = list(index.shape)
-    shape[axis.dim : axis.dim + 1] = [-1, 1, axis.inner]
+    shape[axis.dim : axis.dim + 1] = [shape[axis.dim] // axis.inner, 1, axis.inner]
     b = np.arange(1, batch + 1).reshape(-1, 1, *[1] * (index.ndim - axis.dim - 1))
     full: IntArray = index.reshape(shape) * (batch + 1) + b
     whole = list(index.shape)
