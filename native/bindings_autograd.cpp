@@ -65,8 +65,8 @@ nb::object backward_of_function(nb::handle ctx, nb::handle dy, nb::args dfinal) 
   const size_t states = count_states(code);
   Results grads{nb::none(), nb::none()};  // code and course have none
   if (is_true(call(callables().is_grad_enabled))) {
-    const nb::object found = call_with(callables().second_derivative,
-                                       nb::make_tuple(ctx, code, course, saved, dy, dfinal));
+    const nb::object found =
+        call(callables().second_derivative, ctx, code, course, saved, dy, dfinal);
     append(grads, Tensors::of(found));
     return tuple_of(std::move(grads));
   }
@@ -86,7 +86,7 @@ nb::object code_for(nb::handle program, nb::handle wanted) {
   PyObject* found = PyDict_GetItemWithError(made.ptr(), wanted.ptr());
   if (found != nullptr) return nb::borrow(found);
   if (PyErr_Occurred()) nb::raise_python_error();
-  return call_with(callables().code_for, nb::make_tuple(program, wanted));
+  return call(callables().code_for, program, wanted);
 }
 
 // What apply() does for torch.func costs time, so only where it is used: inside a transform, or with

@@ -98,8 +98,8 @@ struct Form {
   }
 };
 
-// Takes the calls on a batch in the layer's own dtype, from time's beginning to its end, of a cell
-// that hasn't changed. It holds no tensor, so that it is no part of a cycle.
+// Takes the calls on a batch in the layer's own dtype, of a cell that hasn't changed. It holds no
+// tensor, so that it is no part of a cycle.
 class Shortcut {
  public:
   Shortcut(nb::object program, nb::object course, nb::list tensors, int64_t width,
@@ -116,19 +116,31 @@ class Shortcut {
   // The output and the state as the layer's caller sees them; None, and nothing has been done, where
   // something is out of the ordinary.
   nb::object take(nb::handle layer, nb::list parts, nb::list tensors, nb::handle sources,
-                  nb::handle x, nb::handle hx, bool batch_first) {
-    if (!unchanged(layer, parts) || !hold(tensors) || !ordinary_surroundings()) return nb::none();
+                  nb::handle x, nb::handle hx, bool batch_first, nb::handle lengths,
+                  nb::handle reset) {
+    stale_ = !unchanged(layer, parts) || !hold(tensors);
+    if (stale_ || !ordinary_surroundings()) return nb::none();
     TensorView v;
     if (!is_plain(x, v) || v.ndim != 3 || v.elements() == 0 || v.last() != width_) {
       return nb::none();
     }
     Results state;
-    if (!enter(hx, v.shape[batch_first ? 0 : 1], state)) return nb::none();
+    const int64_t batch = v.shape[batch_first ? 0 : 1];
+    if (!enter(hx, batch, state)) return nb::none();
+    nb::object course = course_;
+    if (!lengths.is_none() || !reset.is_none()) {
+      if (!are_lengths(lengths, v.shape[batch_first ? 1 : 0], batch) ||
+          !is_mask(reset, Extents(v.shape, 2))) {
+        return nb::none();
+      }
+      course = call(callables().ragged_course, course_, lengths, reset,
+                    nb::handle(batch_first ? Py_True : Py_False));
+    }
     const nb::object given = batch_first ? transposed(x) : nb::borrow(x);
     const nb::object entering = tuple_of(std::move(state));
     const nb::object ready = PyList_CheckExact(sources.ptr()) ? nb::borrow(sources) : call(sources);
     const nb::object made =
-        run(program_, course_, Tensors::of(ready), given, Tensors::of(entering), true);
+        run(program_, course, Tensors::of(ready), given, Tensors::of(entering), true);
     ++taken_;
     const nb::object y = nb::borrow(PyTuple_GET_ITEM(made.ptr(), 0));
     const nb::handle final = PyTuple_GET_ITEM(made.ptr(), 1);
@@ -137,6 +149,7 @@ class Shortcut {
   }
 
   int64_t taken() const { return taken_; }
+  bool stale() const { return stale_; }
 
  private:
   bool hold(nb::handle tensors) const {
@@ -150,11 +163,37 @@ class Shortcut {
 
   // In memory, of the layer's dtype and of no class of its own.
   bool is_plain(nb::handle tensor, TensorView& v) const {
+    return is_plain(tensor, v, nb::dlpack::dtype_code::Float, is_double_ ? 64 : 32);
+  }
+
+  static bool is_plain(nb::handle tensor, TensorView& v, nb::dlpack::dtype_code code, int bits) {
     const nb::handle type = tensor.type();
     return (type.is(callables().tensor) || type.is(callables().parameter)) &&
-           lies_here(tensor, v) &&
-           v.dtype.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) &&
-           v.dtype.bits == (is_double_ ? 64 : 32);
+           lies_here(tensor, v) && v.dtype.code == static_cast<uint8_t>(code) &&
+           v.dtype.bits == bits;
+  }
+
+  // None, or for each row one of 0 to `steps`.
+  static bool are_lengths(nb::handle lengths, int64_t steps, int64_t batch) {
+    if (lengths.is_none()) return true;
+    TensorView v;
+    if (!is_plain(lengths, v, nb::dlpack::dtype_code::Int, 64) || v.ndim != 1 ||
+        v.shape[0] != batch) {
+      return false;
+    }
+    const auto* values = static_cast<const int64_t*>(v.data);
+    for (int64_t i = 0; i < batch; ++i) {
+      const int64_t length = values[i * v.strides[0]];
+      if (length < 0 || length > steps) return false;
+    }
+    return true;
+  }
+
+  static bool is_mask(nb::handle reset, Extents shape) {
+    if (reset.is_none()) return true;
+    TensorView v;
+    return is_plain(reset, v, nb::dlpack::dtype_code::Bool, 8) && v.ndim == 2 &&
+           std::equal(shape.begin(), shape.end(), v.shape);
   }
 
   bool enter(nb::handle hx, int64_t batch, Results& state) const {
@@ -205,6 +244,7 @@ class Shortcut {
   std::vector<int64_t> state_widths_;
   bool is_double_, leading_, bare_;
   int64_t taken_ = 0;
+  bool stale_ = false;
 };
 
 }  // namespace
@@ -220,10 +260,14 @@ void bind_shortcut(nb::module_& m) {
            nb::arg("state_widths"), nb::arg("is_double"), nb::arg("leading"), nb::arg("bare"))
       .def("take", &Shortcut::take, nb::arg("layer"), nb::arg("parts"), nb::arg("tensors"),
            nb::arg("sources"), nb::arg("x").none(), nb::arg("hx").none(), nb::arg("batch_first"),
+           nb::arg("lengths").none() = nb::none(), nb::arg("reset").none() = nb::none(),
            "(output, state) as a layer gives them, or None where something is out of the ordinary: "
            "one of the layer's `parts` has changed (ostinato/engine/parts.py), or the dtype, shape "
-           "or place of one of its `tensors`; x or hx is of a class of its own, or doesn't fit; "
+           "or place of one of its `tensors`; x, hx, lengths or reset is of a class of its own, or "
+           "doesn't fit; "
            "autocast, tracing, or one of torch.func's transforms. sources: a list, or what gives "
            "it, called where the call is taken.")
-      .def_prop_ro("taken", &Shortcut::taken, "Calls that were taken.");
+      .def_prop_ro("taken", &Shortcut::taken, "Calls that were taken.")
+      .def_prop_ro("stale", &Shortcut::stale,
+                   "Whether the last call found that a part or a tensor has changed.");
 }

@@ -19,8 +19,8 @@ void set_callables(nb::dict table) {
   const auto take = [&](const char* name) { return nb::object(table[name]).release(); };
   set = {take("tensor"), take("parameter"), take("is_grad_enabled"), take("get_num_threads"),
          take("is_any_autocast_enabled"), take("get_tracing_state"), take("are_transforms_active"),
-         take("is_dead_wrapper"), take("input_error"), take("code_for"), take("apply"),
-         take("apply_in_transforms"), take("second_derivative")};
+         take("is_dead_wrapper"), take("input_error"), take("code_for"), take("ragged_course"),
+         take("apply"), take("apply_in_transforms"), take("second_derivative")};
 }
 
 const Callables& callables() { return set; }

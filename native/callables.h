@@ -16,6 +16,7 @@ struct Callables {
   // ours
   nanobind::handle input_error;  // the type
   nanobind::handle code_for;  // (program, wanted) -> code
+  nanobind::handle ragged_course;  // (course, lengths, reset, batch_first) -> course
   nanobind::handle apply, apply_in_transforms;  // of the autograd function
   nanobind::handle second_derivative;
 };
@@ -40,15 +41,12 @@ inline nanobind::object attribute(nanobind::handle object, PyObject* name) {
   return found;
 }
 
-inline nanobind::object call(nanobind::handle function) {
-  nanobind::object result = nanobind::steal(PyObject_CallNoArgs(function.ptr()));
-  if (!result.is_valid()) nanobind::raise_python_error();
-  return result;
-}
-
-inline nanobind::object call(nanobind::handle function, nanobind::handle argument) {
-  nanobind::object result =
-      nanobind::steal(PyObject_CallOneArg(function.ptr(), argument.ptr()));
+template <class... Handles>
+nanobind::object call(nanobind::handle function, const Handles&... arguments) {
+  PyObject* all[] = {nullptr, arguments.ptr()...};  // Python may write into the first
+  nanobind::object result = nanobind::steal(
+      PyObject_Vectorcall(function.ptr(), all + 1,
+                          sizeof...(arguments) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
   if (!result.is_valid()) nanobind::raise_python_error();
   return result;
 }

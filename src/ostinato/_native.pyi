@@ -56,9 +56,13 @@ class Shortcut:
         x: Any,
         hx: Any,
         batch_first: bool,
+        lengths: Any = None,
+        reset: Any = None,
     ) -> tuple[Tensor, Any] | None: ...
     @property
     def taken(self) -> int: ...
+    @property
+    def stale(self) -> bool: ...
 
 def run(
     program: Program,

@@ -117,6 +117,27 @@ def test_forms_of_lengths(make, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["lengths", "reset"])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_what_was_given_is_the_callers_again(batch_first: bool, name: str, engine: str) -> None:
+    """Backward goes by what came in, whatever has been written there since."""
+    layer = Recurrent(randomise(cells.GRU(3, 5)), batch_first=batch_first, engine=engine)
+    reset = torch.rand(6, 6, generator=generator(5)) < 0.3
+    given = {"lengths": torch.tensor([2, 6, 0, 5, 3, 1]), "reset": reset}
+    found = []
+    for is_overwritten in (False, True, True):  # the last time by the shortcut
+        x = random_input(6, 6, 3, dtype=torch.float32).requires_grad_()
+        copied = {k: v.clone() for k, v in given.items()}
+        used = layer if len(found) == 2 else copy.deepcopy(layer)
+        y, _ = used(x, **copied)
+        if is_overwritten:
+            copied[name].fill_(1)
+        found += torch.autograd.grad(y.square().sum(), x)
+        layer = used
+    assert all(torch.equal(f, found[0]) for f in found)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_layouts_of_the_input_agree(reverse: bool, engine: str) -> None:
     cell = randomise(cells.LSTM(3, 5).double())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -77,12 +78,12 @@ def _x(layer: Recurrent) -> Tensor:
     return x.transpose(0, 1) if layer.batch_first else x
 
 
-def _run(layer: Recurrent) -> list[Tensor]:
+def _run(layer: Recurrent, **given: Tensor) -> list[Tensor]:
     """Output, state and all gradients of an ordinary call."""
     x = _x(layer)
     state = random_state(layer.cell, 2, dtype=x.dtype)
     own = dict(layer.cell.named_parameters())
-    run = run_and_differentiate(layer, x, state, own)
+    run = run_and_differentiate(partial(layer, **given), x, state, own)
     return [run.output, *run.state, run.dx, *run.dstate, *run.dparameters.values()]
 
 
@@ -122,6 +123,47 @@ def test_no_state_is_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
             got, want = layer(x), layer(x, zeros)
         assert torch.equal(got[0], want[0])
         assert type(got[1]) is type(want[1])
+
+
+RAGGED: dict[str, dict[str, Tensor]] = {
+    "lengths": {"lengths": torch.tensor([2, 4])},
+    "none": {"lengths": torch.tensor([0, 0])},
+    "every other length": {"lengths": torch.tensor([1, 9, 3, 9])[::2]},
+    "reset": {"reset": torch.tensor([[0, 1], [0, 0], [1, 0], [0, 1]], dtype=torch.bool)},
+    "both": {
+        "lengths": torch.tensor([3, 2]),
+        "reset": torch.tensor([[1, 1], [0, 0], [1, 0], [0, 1]], dtype=torch.bool),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_first": True}, {"reverse": True}, {"bptt": 2}], ids=str
+)
+@pytest.mark.parametrize("kind", RAGGED)
+def test_lengths_and_resets(kind: str, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = dict(RAGGED[kind])
+    if "reset" in given and "batch_first" in options:
+        given["reset"] = given["reset"].t()
+    layer = Recurrent(randomise(cells.LSTM(I, H)), **options)
+    first = _run(layer, **given)
+    assert layer._shortcut is not None
+    _close_other_ways(monkeypatch)
+    _assert_same_bits(_run(layer, **given), first)
+    assert layer._shortcut.native.taken == 1
+    assert not torch.equal(_run(layer)[0], first[0])
+
+
+def test_an_argument_out_of_the_ordinary_is_no_change() -> None:
+    layer = _used()
+    before = layer._shortcut
+    x = random_input(4, 2, I).float()
+    for _ in range(3):
+        layer(x, lengths=[4, 2])
+        layer(x)
+    assert layer._shortcut is before
+    assert before is not None
+    assert before.native.taken == 3
 
 
 def test_frozen_parameters_get_no_gradient() -> None:
@@ -200,7 +242,15 @@ def test_a_parameter_of_another_shape_is_told() -> None:
         lambda layer, x: layer(x.as_subclass(Marked)),
         lambda layer, x: layer(x, torch.zeros(2, H).as_subclass(Marked)),
         lambda layer, x: layer(x, lengths=[4, 2]),
-        lambda layer, x: layer(x, reset=torch.ones(4, 2, dtype=torch.bool)),
+        lambda layer, x: layer(x, lengths=torch.tensor([4, 2], dtype=torch.int32)),
+        lambda layer, x: layer(x, lengths=torch.tensor([4, 2]).as_subclass(Marked)),
+        lambda layer, x: layer(x, lengths=torch.tensor([4, 2, 1])),
+        lambda layer, x: layer(x, lengths=torch.tensor([[4, 2]])),
+        lambda layer, x: layer(x, lengths=torch.tensor([4, 5])),
+        lambda layer, x: layer(x, lengths=torch.tensor([-1, 4])),
+        lambda layer, x: layer(x, reset=torch.ones(4, 2, dtype=torch.uint8)),
+        lambda layer, x: layer(x, reset=torch.ones(2, 4, dtype=torch.bool)),
+        lambda layer, x: layer(x, reset=torch.ones(4, dtype=torch.bool)),
         lambda layer, x: layer(x[:, 0]),
         lambda layer, x: layer(pack_sequence([x[:, 0], x[:2, 1]])),
         lambda layer, x: layer(x, [torch.zeros(2, H)]),
@@ -212,8 +262,11 @@ def test_a_parameter_of_another_shape_is_told() -> None:
         call_in_autocast,
     ],
     ids=[
-        "class of x", "class of the state", "lengths", "reset", "no batch", "packed",
-        "list for a state", "dtype of the state", "no steps", "vmap", "grad", "trace", "autocast",
+        "class of x", "class of the state", "a list of lengths", "dtype of lengths",
+        "class of lengths", "lengths of more rows", "a matrix of lengths", "a length above T",
+        "a length below 0", "dtype of reset", "shape of reset", "one row's reset", "no batch",
+        "packed", "list for a state", "dtype of the state", "no steps", "vmap", "grad", "trace",
+        "autocast",
     ],
 )  # fmt: skip
 def test_out_of_the_ordinary(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,19 @@ def test_the_same_bits(kind: str) -> None:
         assert got.requires_grad == expected.requires_grad
 
 
+@pytest.mark.parametrize("batch_first", [False, True], ids=["", "batch_first"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths(kind: str, batch_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, ours = _used(kind, batch_first=batch_first)
+    x, state = make_input("batched", ours, FLOAT), make_state("batched", ours, FLOAT)
+    lengths = torch.tensor([4, 0, 6])
+    want = _tensors(copy.deepcopy(ours)(x, state, lengths=lengths))
+    _close_other_ways(monkeypatch)
+    for got, expected in zip(_tensors(ours(x, state, lengths=lengths)), want, strict=True):
+        assert torch.equal(got, expected)
+    assert not torch.equal(ours(x, state)[0], want[0])
+
+
 def _replace(layer: DropIn) -> None:
     layer.weight_hh_l0 = nn.Parameter(layer.weight_hh_l0.detach() * 2)
 
@@ -112,14 +125,15 @@ def test_a_layer_that_was_changed(change: Callable[[DropIn], Any]) -> None:
         lambda layer, x: layer(x.to_sparse()),
         lambda layer, x: layer(x.to("meta")),
         lambda layer, x: layer(x, lengths=[6, 5, 4]),
+        lambda layer, x: layer(x, lengths=torch.tensor([6, 7, 4])),
         lambda layer, x: torch.func.vmap(lambda row: layer(row)[0])(x.unsqueeze(2)),
         lambda layer, x: torch.func.grad(lambda x: layer(x)[0].sum())(x),
         lambda layer, x: torch.jit.trace(layer, x),
         call_in_autocast,
     ],
     ids=[
-        "class of x", "class of the state", "sparse", "meta", "lengths", "vmap", "grad", "trace",
-        "autocast",
+        "class of x", "class of the state", "sparse", "meta", "a list of lengths",
+        "a length above T", "vmap", "grad", "trace", "autocast",
     ],
 )  # fmt: skip
 def test_out_of_the_ordinary(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:

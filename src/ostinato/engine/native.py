@@ -71,7 +71,20 @@ def make_course(
     elif lengths is not None:
         check_lengths(lengths, len(x))
         lengths = lengths.clone()
+    if reset is not None:
+        reset = reset.clone()
     return Course(lengths, reset, batch_sizes, reverse, bptt or 0, batch_first)
+
+
+def ragged_course(
+    course: Course, lengths: Tensor | None, reset: Tensor | None, batch_first: bool
+) -> Course:
+    """``course``, of neither, with copies of both; ``reset`` is ``(B, T)`` if ``batch_first``."""
+    if lengths is not None:
+        lengths = lengths.clone()
+    if reset is not None:
+        reset = (reset.t() if batch_first else reset).clone()
+    return Course(lengths, reset, None, course.reverse, course.bptt)
 
 
 def code_for(program: Program, wanted: tuple[bool, ...] | None) -> Compiled:
@@ -156,6 +169,7 @@ _native.use(
         "is_dead_wrapper": _functions.is_dead_tensor_wrapper,
         "input_error": InputError,
         "code_for": code_for,
+        "ragged_course": ragged_course,
         "apply": super(torch.autograd.Function, _Recurrence).apply,
         "apply_in_transforms": _Recurrence.apply,
         "second_derivative": _second_derivative,

@@ -181,11 +181,12 @@ class DropIn(nn.RNNBase):
         unfit ``lengths``.
         """
         compiling = torch.compiler.is_compiling()
-        bound = None if compiling or lengths is not None else self._bound
+        bound = None if compiling else self._bound
         if bound is not None and bound.shortcut is not None and self.engine != "eager":
             found = bound.shortcut.take(
-                self, bound.parts, bound.tensors, bound.sources, input, hx, self.batch_first
-            )
+                self, bound.parts, bound.tensors, bound.sources, input, hx, self.batch_first,
+                lengths,
+            )  # fmt: skip
             if found is not None:
                 return found
         packed = isinstance(input, PackedSequence)

@@ -154,10 +154,11 @@ class Recurrent(nn.Module):
             SlowPathError: in strict mode, the call would take a slow path.
         """
         short = None if torch.compiler.is_compiling() else self._shortcut
-        if short is not None and lengths is None and reset is None:
+        if short is not None:
             found: tuple[Tensor, UserState] | None = short.native.take(
-                self, short.parts, short.tensors, short.sources, x, state, self.batch_first
-            )
+                self, short.parts, short.tensors, short.sources, x, state, self.batch_first,
+                lengths, reset,
+            )  # fmt: skip
             if found is not None:
                 return found
         data = x.data if isinstance(x, PackedSequence) else x
@@ -205,7 +206,7 @@ class Recurrent(nn.Module):
             if reset is None
             else reset_mask(reset, steps, batch, batch_first=self.batch_first),
         )
-        if lengths is None and reset is None and isinstance(step, Step):
+        if isinstance(step, Step):
             self._shorten(step, data)
         if self.batch_first:
             output = output.transpose(0, 1)
@@ -216,6 +217,8 @@ class Recurrent(nn.Module):
         if self.engine == "eager" or not x.is_cpu or x.dtype not in DTYPES:
             return
         inside, short = self.__dict__, self._shortcut
+        if short is not None and not short.native.stale:
+            return  # it was this call's arguments
         missed = 1 if short is not None and short.native.taken else self._missed + 1
         inside["_missed"] = missed
         if missed & (missed - 1):
