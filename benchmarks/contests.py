@@ -11,7 +11,6 @@ import torch
 from benchmarks.case import Results, make_case, oracle, worst_error
 from benchmarks.measure import Effort, Spread, Turn, local_turn, race
 from benchmarks.peers import OURS, UnsupportedError, prepare
-from benchmarks.problems import THIRD
 from benchmarks.remote import Remote, RemoteError
 from benchmarks.watch import calm_check
 from benchmarks.work import floor
@@ -51,16 +50,10 @@ def _same(peers: Sequence[str]) -> Callable[[Problem, int], list[Entry]]:
 
 
 def _cells(problem: Problem, threads: int) -> list[Entry]:
-    """Also our own LSTM, whose products are as many.
-
-    ``torch.compile`` unrolls the loop and takes minutes for each problem: it enters for two cells
-    at one shape, and elsewhere where ``--peers`` names it.
-    """
-    peers = [OURS, "torch_loop", "jax_scan", "onnxruntime"]
-    if problem.cell in ("own", "lstm_layer_norm") and THIRD[-1] >= problem.H:
-        peers.insert(2, "torch_compile")
+    """Also our own LSTM, whose products are as many."""
+    peers = _same((OURS, "torch_loop", "torch_compile", "jax_scan", "onnxruntime"))
     lstm = Entry("ostinato_lstm", OURS, replace(problem, cell="lstm"), threads)
-    return [*_same(peers)(problem, threads), lstm]
+    return [*peers(problem, threads), lstm]
 
 
 def _lengths(problem: Problem, threads: int) -> list[Entry]:
