@@ -9,18 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import measure
+from benchmarks import checkout, measure
 from benchmarks.measure import ROOT, Effort, race
-from benchmarks.peers import OURS
+from benchmarks.peers import OURS, failure
 from benchmarks.problems import Problem, chosen
-from benchmarks.remote import Remote, RemoteError
+from benchmarks.remote import Remote
+from benchmarks.results import save
 from benchmarks.watch import calm_check
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-#: Suites that a comparison of revisions runs unless told otherwise.
+#: Suites whose problems our layer runs alone, and those of them unless told otherwise.
+COMPARED = ("training", "inference", "cells", "lengths", "overhead", "steps")
 DEFAULT = ("training", "inference", "overhead")
 
 
@@ -54,32 +56,28 @@ def _do(command: list[str]) -> str:
     return done.stdout.strip()
 
 
-def compare_revisions(options: argparse.Namespace) -> dict[str, Any]:
-    """Ours against ours: every problem of the chosen suites, both sides checked first."""
+def compare_revisions(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Ours against ours: every problem of the chosen suites, both sides checked first.
+
+    Args:
+        options: the command line's.
+        results: get ``base``, ``revision``, ``versions`` and, one by one and each time written to
+            the file, ``records``.
+
+    Raises:
+        SystemExit: there is no such revision, or a process has another one than it should.
+    """
     commit = _do(["git", "rev-parse", "--verify", f"{options.base}^{{commit}}"])
-    results: dict[str, Any] = {
-        "schema": 1,
-        "base": commit,
-        "revision": measure.revision(),
-        "versions": measure.versions(),
-        "machine": measure.machine(),
-        "quick": options.quick,
-        "awake": options.awake,
-        "records": [],
-    }
+    results |= {"base": commit, "versions": measure.versions()}
+    results["revision"] = measure.revision() | {"stale": checkout.stale(checkout.imported())}
     with built(commit) as tree:
         for threads in options.threads:
-            results["records"] += _side_by_side(options, threads, tree)
-    return results
+            _side_by_side(options, threads, tree, results)
 
 
-def _side_by_side(options: argparse.Namespace, threads: int, tree: Path) -> list[dict[str, Any]]:
-    effort = (
-        Effort.quick()
-        if options.quick
-        else Effort(options.rounds, options.seconds, patience=options.patience)
-    )
-    records = []
+def _side_by_side(
+    options: argparse.Namespace, threads: int, tree: Path, results: dict[str, Any]
+) -> None:
     with (
         Remote(threads, {"PYTHONPATH": str(tree / "src")}, pinned=True) as base,
         Remote(threads, {}, pinned=True) as this,
@@ -87,27 +85,34 @@ def _side_by_side(options: argparse.Namespace, threads: int, tree: Path) -> list
         found = Path(base.ask(do="where")["file"])
         if not found.is_relative_to(tree):
             raise SystemExit(f"the other revision's process imports {found}; see PYTHONPATH")
-        for suite in options.grid or DEFAULT:
+        checkout.check(Path(this.ask(do="where")["file"]).parent)
+        for suite in options.grid:
             for problem in chosen(suite, options.quick, options.match):
-                record = {"suite": suite, "name": problem.name, "threads": threads, "note": ""}
-                record |= _race(problem, {"base": base, "this": this}, effort)
-                records.append(record)
+                record = {"suite": suite, "name": problem.name, "threads": threads}
+                sides = {"base": base, "this": this}
+                record |= _race(problem, sides, Effort.asked(vars(options)))
+                results["records"].append(record)
+                if options.json is not None:
+                    save(options.json, results)
                 print(f"{problem.name} [{threads}] {record['status']}", file=sys.stderr, flush=True)
-    return records
 
 
 def _race(problem: Problem, sides: dict[str, Remote], effort: Effort) -> dict[str, Any]:
+    """A record's ``status`` and ``note``, and both sides' figures where both are right."""
+    outcomes: dict[str, Any] = {}
     for name, side in sides.items():
         try:
-            found = side.prepare(OURS, problem)
-        except RemoteError as error:
-            return {"status": "failed", "note": f"{name}: {error}"}
-        if not found["error"] <= 1:
-            return {"status": "wrong", "note": f"{name}: too far from float64 in {found['where']}"}
-    turns = {name: side.turn() for name, side in sides.items()}
-    spreads = race(turns, effort, calm_check())
-    timed = {
-        name: {"status": "ok", "median_s": s.median, "low_s": s.low, "high_s": s.high}
-        for name, s in spreads.items()
-    }
-    return {"status": "ok", **timed}
+            outcomes[name] = side.prepare(OURS, problem)
+        except Exception as error:
+            outcomes[name] = failure(error)
+    if all(found["status"] == "ok" for found in outcomes.values()):
+        turns = {name: side.turn for name, side in sides.items()}
+        for name, outcome in race(turns, effort, calm_check()).items():
+            if isinstance(outcome, Exception):
+                outcomes[name] = failure(outcome)
+            else:
+                outcomes[name] |= outcome.asdict()
+    for name, found in outcomes.items():
+        if found["status"] != "ok":
+            return {"status": found["status"], "note": f"{name}: {found['note']}"}
+    return {"status": "ok", "note": "", **outcomes}

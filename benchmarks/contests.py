@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.case import Results, make_case, oracle, worst_error
-from benchmarks.measure import Effort, Spread, Turn, local_turn, race
-from benchmarks.peers import OURS, UnsupportedError, prepare
-from benchmarks.remote import Remote, RemoteError
+from benchmarks.case import Results, make_case, oracle
+from benchmarks.measure import Effort, Turn, local_turn, race
+from benchmarks.peers import OURS, checked, failure
+from benchmarks.remote import Remote
 from benchmarks.watch import calm_check
 from benchmarks.work import floor
 
@@ -83,7 +82,7 @@ CONTESTS: dict[str, Callable[[Problem, int], list[Entry]]] = {
     "inference": _same((OURS, "torch_nn", "jax_scan", "onnxruntime")),
     "cells": _cells,
     "lengths": _lengths,
-    "overhead": _same((OURS, "torch_nn", "torch_loop")),
+    "overhead": _same((OURS, "torch_nn", "torch_loop", "jax_scan", "onnxruntime")),
     "scaling": _scaling,
     "steps": _same((OURS, "torch_nn", "keras_jax", "keras_torch")),
     "keras": _keras,
@@ -106,8 +105,8 @@ def contest(suite: str, problem: Problem, entries: Sequence[Entry], effort: Effo
     """Check each entry against the oracle, then time those that are right.
 
     A record's ``status`` is ``ok``, ``wrong`` (not timed), ``missing`` (its library isn't
-    installed), ``unsupported`` or ``failed``; ``note`` says more. ``error`` is the largest error as
-    a fraction of what is allowed.
+    installed), ``unsupported`` or ``failed`` (here or in its turn); ``note`` says more. ``error``
+    is the largest error as a fraction of what is allowed.
     """
     records: list[Record] = []
     turns: dict[str, Turn] = {}
@@ -121,38 +120,23 @@ def contest(suite: str, problem: Problem, entries: Sequence[Entry], effort: Effo
             torch.set_num_threads(entry.threads)
             try:
                 turn, found = _enter(entry, wanted, remotes)
-            except UnsupportedError as error:
-                record |= {"status": "unsupported", "note": str(error)}
-                continue
-            except ImportError as error:
-                record |= {"status": "missing", "note": str(error)}
-                continue
             except Exception as error:
-                note = str(error)
-                missing = isinstance(error, RemoteError) and note.startswith("ModuleNotFound")
-                failed = "missing" if missing else "failed"
-                record |= {"status": failed, "note": note if missing else _told(error)}
+                record |= failure(error)
                 continue
             record |= found
-            if not found["error"] <= 1:
-                record |= {"status": "wrong", "note": f"too far from float64 in {found['where']}"}
-                continue
-            turns[entry.label] = turn
-        spreads = race(turns, effort, calm_check())
+            if record["status"] == "ok":
+                turns[entry.label] = turn
+        outcomes = race(turns, effort, calm_check())
     finally:
         torch.set_num_threads(before)
         for remote in remotes:
             remote.close()
     for record in records:
-        spread: Spread | None = spreads.get(record["contestant"])
-        if spread is not None:
-            record |= {
-                "median_s": spread.median,
-                "low_s": spread.low,
-                "high_s": spread.high,
-                "samples": spread.samples,
-                "calm": spread.calm,
-            }
+        outcome = outcomes.get(record["contestant"])
+        if isinstance(outcome, Exception):
+            record |= failure(outcome)
+        elif outcome is not None:
+            record |= outcome.asdict()
     return records
 
 
@@ -172,10 +156,6 @@ def _record(suite: str, problem: Problem, entry: Entry) -> Record:
     }
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
-
-
 def _enter(
     entry: Entry, wanted: dict[Problem, Results], remotes: list[Remote]
 ) -> tuple[Turn, dict[str, Any]]:
@@ -183,16 +163,11 @@ def _enter(
     if entry.peer in REMOTE:
         remote = Remote(entry.threads, REMOTE[entry.peer])
         remotes.append(remote)
-        return remote.turn(), remote.prepare(entry.peer, entry.problem)
+        return remote.turn, remote.prepare(entry.peer, entry.problem)
     case = make_case(entry.problem)
     if entry.problem not in wanted:
         wanted[entry.problem] = oracle(case)
-    begin = time.perf_counter()
-    runner = prepare(entry.peer, case)
-    setup_s = time.perf_counter() - begin
-    got = runner.collect(runner.call())
-    error, where = worst_error(got, wanted[entry.problem], entry.problem.dtype)
-    found = {"error": error, "where": where, "setup_s": setup_s, "compile_s": runner.compile_s}
+    runner, found = checked(entry.peer, case, wanted[entry.problem])
     turn = local_turn(runner.call, runner.steps)
 
     def with_threads(calls: int, inner: int) -> list[float]:

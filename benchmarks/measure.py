@@ -36,9 +36,11 @@ class Effort:
     patience: float = 0.0  # s that all may take longer where the machine is disturbed
 
     @classmethod
-    def quick(cls) -> Effort:
-        """Enough to see that everything works, not to say how fast."""
-        return cls(rounds=2, seconds=0.02, pause=0.0)
+    def asked(cls, options: Mapping[str, Any]) -> Effort:
+        """As the command line has it; ``quick``: to see that everything works, not how fast."""
+        if options["quick"]:
+            return cls(rounds=2, seconds=0.02, pause=0.0)
+        return cls(options["rounds"], options["seconds"], patience=options["patience"])
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Spread:
             return cls(samples[0], samples[0], samples[0], len(samples), calm)
         low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
         return cls(middle, low, high, len(samples), calm)
+
+    def asdict(self) -> dict[str, Any]:
+        """As it goes into a record."""
+        times = {"median_s": self.median, "low_s": self.low, "high_s": self.high}
+        return {**times, "samples": self.samples, "calm": self.calm}
 
 
 def local_turn(call: Callable[[], Any], steps: int = 1) -> Turn:
@@ -87,22 +94,34 @@ def local_turn(call: Callable[[], Any], steps: int = 1) -> Turn:
 
 def race(
     turns: Mapping[str, Turn], effort: Effort, calm: Callable[[], bool] | None = None
-) -> dict[str, Spread]:
+) -> dict[str, Spread | Exception]:
     """Time contestants in turns, round by round, each round in the reverse order of the last.
+
+    One that raises is out: its error stands for its figures, and the others go on.
 
     ``calm()`` tells whether nothing else disturbs the machine now; it is asked before and after
     each turn. While ``effort.patience`` lasts, turns begin when it is, and rounds go on until every
     contestant has its turns undisturbed. Where each has three of them, no others count.
     """
+    out: dict[str, Exception] = {}
+
+    def take(name: str, calls: int, inner: int) -> list[float]:
+        try:
+            return turns[name](calls, inner)
+        except Exception as error:
+            out[name] = error
+            return []
+
     plans: dict[str, tuple[int, int]] = {}
-    for name, turn in turns.items():
-        once = min(turn(2, 1))  # warm-up, and how long a call takes
-        inner = max(1, round(1e-3 / once))
-        each = effort.seconds / effort.rounds / (once * inner)
-        plans[name] = (max(1, min(40, round(each))), inner)
-    every: dict[str, list[list[float]]] = {name: [] for name in turns}
-    undisturbed: dict[str, list[list[float]]] = {name: [] for name in turns}
-    order = list(turns)
+    for name in turns:
+        samples = take(name, 2, 1)  # warm-up, and how long a call takes
+        if samples:
+            inner = max(1, round(1e-3 / min(samples)))
+            each = effort.seconds / effort.rounds / (min(samples) * inner)
+            plans[name] = (max(1, min(40, round(each))), inner)
+    every: dict[str, list[list[float]]] = {name: [] for name in plans}
+    undisturbed: dict[str, list[list[float]]] = {name: [] for name in plans}
+    order = list(plans)
     deadline = time.perf_counter() + (effort.patience if calm else 0)
     quiet = _after(effort.pause, calm)
     done = 0
@@ -113,16 +132,19 @@ def race(
         for name in order:
             while not quiet and time.perf_counter() < deadline:
                 quiet = _after(effort.pause, calm)
-            samples = turns[name](*plans[name])
+            samples = take(name, *plans[name])
             before, quiet = quiet, _after(effort.pause, calm)
+            if not samples:
+                del every[name], undisturbed[name]
+                continue
             every[name].append(samples)
             if before and quiet:
                 undisturbed[name].append(samples)
-        order.reverse()
+        order = [name for name in reversed(order) if name not in out]
         done += 1
     enough = all(len(own) >= min(3, effort.rounds) for own in undisturbed.values())
     counted = undisturbed if enough else every
-    return {
+    return out | {
         name: Spread.of(list(chain.from_iterable(own)), calm=enough)
         for name, own in counted.items()
     }
@@ -136,18 +158,32 @@ def _after(pause: float, calm: Callable[[], bool] | None) -> bool:
 # ---- the machine's limits
 
 
-@cache
 def limits_library() -> Any:
-    """The compiled ``peak.c``, or None where there is no C compiler."""
+    """The compiled ``peak.c``, or None where there is no C compiler or it fails."""
+    return _compiled()[0]
+
+
+def without_limits() -> str:
+    """Why there are no limits; empty: there are."""
+    return _compiled()[1]
+
+
+@cache
+def _compiled() -> tuple[Any, str]:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        return None
+        return None, "there is no C compiler"
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "peak.so"
         source = Path(__file__).with_name("peak.c")
         native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
         command = [compiler, "-O3", "-ffp-contract=fast", native, "-shared", "-fPIC"]
-        subprocess.run([*command, str(source), "-o", str(library)], check=True)
+        command += [str(source), "-o", str(library)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = (getattr(error, "stderr", "") or str(error)).splitlines()[0]
+            return None, f"{compiler} can't compile benchmarks/peak.c: {said}"
         loaded = ctypes.CDLL(str(library))
     loaded.fma_rounds.restype = ctypes.c_int64
     loaded.fma_rounds.argtypes = (ctypes.c_int64, ctypes.c_void_p)
@@ -155,7 +191,7 @@ def limits_library() -> Any:
     loaded.add_rounds.argtypes = (ctypes.c_int64,)
     loaded.pass_ball.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)
     loaded.copy_bytes.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-    return loaded
+    return loaded, ""
 
 
 def _together(bodies: list[Callable[[], None]]) -> float:

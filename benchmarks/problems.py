@@ -68,7 +68,7 @@ class Problem:
 def _grid(
     cells: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], **rest: str
 ) -> list[Problem]:
-    return [Problem(cell, *shape, **rest) for cell, shape in itertools.product(cells, shapes)]  # type: ignore[arg-type]
+    return [Problem(cell, *shape, **rest) for cell, shape in itertools.product(cells, shapes)]
 
 
 _REVIEWS = (LONGEST, 64, 128, 128)

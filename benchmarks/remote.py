@@ -1,7 +1,7 @@
 """A contestant in a process of its own: another revision, or a library set up by its environment.
 
 ``python -m benchmarks.remote`` reads one request a line (JSON) and answers each by one line:
-``prepare`` (checks against the oracle, too), ``turn``, ``release``, ``where``.
+``prepare`` (checks against the oracle, too), ``turn``, ``where``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import json
 import os
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.measure import ROOT, Turn, local_turn, pin
+from benchmarks.measure import ROOT, local_turn, pin
+from benchmarks.peers import Runner, UnsupportedError, checked, failure
 from benchmarks.problems import Problem
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Remote:
         """The answer to one request.
 
         Raises:
-            RemoteError: the far end has an error to tell, or is gone.
+            UnsupportedError, ImportError: so it was at the far end.
+            RemoteError: the far end has another error to tell, or is gone.
         """
         process = self._process
         assert process.stdin is not None
@@ -63,21 +65,24 @@ class Remote:
             raise RemoteError(f"the process ended with status {process.wait()}")
         answer = json.loads(line)
         if "error" in answer:
-            raise RemoteError(answer["error"])
+            kinds = {"unsupported": UnsupportedError, "missing": ImportError}
+            raise kinds.get(answer["error"]["status"], RemoteError)(answer["error"]["note"])
         return answer["answer"]
 
     def prepare(self, peer: str, problem: Problem) -> dict[str, Any]:
-        """Set up; gives ``error`` (as a fraction of the tolerance), ``where``, ``compile_s``..."""
+        """Set up; gives what :func:`benchmarks.peers.checked` does."""
         prepared: dict[str, Any] = self.ask(do="prepare", peer=peer, problem=problem.asdict())
         return prepared
 
-    def turn(self) -> Turn:
+    def turn(self, calls: int, inner: int) -> list[float]:
         """What :func:`benchmarks.measure.race` wants."""
-        return lambda calls, inner: self.ask(do="turn", calls=calls, inner=inner)
+        samples: list[float] = self.ask(do="turn", calls=calls, inner=inner)
+        return samples
 
     def close(self) -> None:
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):  # what a process that died hasn't read
+                self._process.stdin.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -99,8 +104,7 @@ def serve(threads: int) -> None:
     os.dup2(2, 1)
     import torch
 
-    from benchmarks.case import make_case, oracle, worst_error
-    from benchmarks.peers import Runner, prepare
+    from benchmarks.case import make_case, oracle
 
     torch.set_num_threads(threads)
     runner: Runner | None = None
@@ -109,29 +113,19 @@ def serve(threads: int) -> None:
         try:
             answer: Any = None
             if request["do"] == "prepare":
-                problem = Problem(**request["problem"])
-                case = make_case(problem)
-                begin = time.perf_counter()
-                runner = prepare(request["peer"], case)
-                setup_s = time.perf_counter() - begin
-                error, where = worst_error(
-                    runner.collect(runner.call()), oracle(case), problem.dtype
-                )
-                answer = {"error": error, "where": where, "setup_s": setup_s}
-                answer["compile_s"] = runner.compile_s
+                case = make_case(Problem(**request["problem"]))
+                runner, answer = checked(request["peer"], case, oracle(case))
             elif request["do"] == "turn":
                 assert runner is not None
                 turn = local_turn(runner.call, runner.steps)
                 answer = turn(request["calls"], request["inner"])
-            elif request["do"] == "release":
-                runner = None
             else:
                 import ostinato
 
                 answer = {"file": ostinato.__file__, "version": ostinato.__version__}
             message = {"answer": answer}
         except Exception as error:
-            message = {"error": f"{type(error).__name__}: {error}"}
+            message = {"error": failure(error)}
         print(json.dumps(message), file=answers, flush=True)
 
 

@@ -7,44 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import targets
 from benchmarks.peers import OURS
-from benchmarks.problems import GRIDS, Problem
-from benchmarks.work import floor
+from benchmarks.problems import GRIDS
+from benchmarks.results import belongs, limits_of
+from benchmarks.targets import digits
+from benchmarks.work import Floor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 #: What stands between such marks in a page is written by ``table --write``.
 _MARKED = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end measured -->)", re.DOTALL)
 
-_AWAKE = "- CPUs kept awake (`--awake`)"
-
-
-def merged(many: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs as one: a later file's suite on so many threads replaces an earlier one's.
-
-    Raises:
-        ValueError: files of another schema, of a quick run among real ones, from other machines, or
-            of CPUs that slept and CPUs that didn't.
-    """
-    result = dict(many[0])
-    for other in many[1:]:
-        for key in ("schema", "quick", "machine", "awake"):
-            if other.get(key) != result.get(key):
-                raise ValueError(f"the files differ in {key}: {result.get(key)}, {other.get(key)}")
-        new = {(r["suite"], r["threads"]) for r in other["limits"]}
-        suites = {suite for suite, _ in new}
-        for part in ("limits", "records"):
-            kept = [
-                r
-                for r in result[part]
-                if (r["suite"], r["threads"]) not in new
-                # The threads of these are their entries'.
-                and not (r["suite"] == "scaling" and "scaling" in suites)
-            ]
-            result[part] = kept + other[part]
-        for key in ("revision", "versions", "started", "command"):
-            result[key] = other[key]
-    return result
+_AWAKE = "CPUs kept awake (`--awake`)"
 
 
 def table(head: list[str], body: Iterable[list[str]]) -> str:
@@ -52,34 +26,63 @@ def table(head: list[str], body: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def machine_line(machine: dict[str, Any]) -> str:
+    return (
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_bytes'] / 2**30:.0f} GiB, "
+        f"{machine['system']}, Python {machine['python']}"
+    )
+
+
+def commit(revision: dict[str, Any]) -> str:
+    """A checkout's commit, and what more there is to say of what was built of it."""
+    changed = " with changes" if revision["changed"] else ""
+    stale = ", the compiled module older than a file of native/" if revision.get("stale") else ""
+    return (revision["commit"] or "unknown")[:12] + changed + stale
+
+
 def conditions(results: dict[str, Any]) -> str:
     """Where and with what the figures were measured."""
-    machine, revision = results["machine"], results["revision"]
-    changed = " with changes" if revision["changed"] else ""
-    libraries = ", ".join(
-        f"{name} {version or '(not installed)'}" for name, version in results["versions"].items()
-    )
-    lines = [
-        f"- {machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_bytes'] / 2**30:.0f} GiB, "
-        f"{machine['system']}, Python {machine['python']}",
-        f"- commit {(revision['commit'] or 'unknown')[:12]}{changed}, {results['started']}",
-        f"- {libraries}",
-    ]
+    lines = [machine_line(results["machine"]), *_by_suite(results, lambda r: f"commit {commit(r)}")]
+    lines += _by_suite(results, _libraries)
     for limits in results["limits"]:
         if limits.get("flop_per_s") and limits.get("bytes_per_s"):
             lines.append(
-                f"- {limits['suite']}, {limits['threads']} threads: FMA peak measured "
-                f"{limits['flop_per_s'] / 1e9:.0f} GFLOP/s, "
+                f"{limits['suite']}, {limits['threads']} threads, {limits['started']}: "
+                f"FMA peak measured {limits['flop_per_s'] / 1e9:.0f} GFLOP/s, "
                 f"copy {limits['bytes_per_s'] / 1e9:.1f} GB/s"
                 f"{_round_trips(limits)}{_undisturbed(results, limits)}"
             )
-    if results.get("awake"):
+    if results["awake"]:
         lines.append(_AWAKE)
     if results["quick"]:
-        lines.append("- a quick run: small problems, no figures to quote")
-    if results["load"] > 0.5:
-        lines.append(f"- the machine was busy when this began (load {results['load']:.1f})")
-    return "\n".join(lines)
+        lines.append("a quick run: small problems, no figures to quote")
+    return "\n".join(f"- {line}" for line in lines + _by_suite(results, _busy))
+
+
+def _libraries(limits: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {version or '(not installed)'}" for name, version in limits["versions"].items()
+    )
+
+
+def _busy(limits: dict[str, Any]) -> str:
+    load = limits["load"]
+    return f"the machine was busy when this began (load {load:.1f})" if load > 0.5 else ""
+
+
+def _by_suite(results: dict[str, Any], tell: Callable[[dict[str, Any]], str]) -> list[str]:
+    """What there is to tell, each with the suites that it is true of unless it is of all."""
+    groups: dict[str, list[str]] = {}
+    for limits in results["limits"]:
+        records = [r for r in results["records"] if r["suite"] == limits["suite"]]
+        of_these = {r["name"] for r in records if belongs(r, limits)}
+        rest = {r["name"] for r in records if r["threads"] == limits["threads"]} - of_these
+        part = f" ({', '.join(sorted(of_these))})" if rest else ""
+        suite = f"{limits['suite']} [{limits['threads']}]{part}"
+        groups.setdefault(tell(limits), []).append(suite)
+    if len(groups) == 1:
+        return [text for text in groups if text]
+    return [f"{text}: {', '.join(suites)}" for text, suites in groups.items() if text]
 
 
 def _round_trips(limits: dict[str, Any]) -> str:
@@ -93,13 +96,7 @@ def _round_trips(limits: dict[str, Any]) -> str:
 
 def _undisturbed(results: dict[str, Any], limits: dict[str, Any]) -> str:
     """How many of a suite's problems have figures of undisturbed turns alone."""
-    calm = {
-        r["name"]: r["calm"]
-        for r in results["records"]
-        if r["suite"] == limits["suite"]
-        and (r["threads"] == limits["threads"] or r["suite"] == "scaling")
-        and "calm" in r
-    }
+    calm = {r["name"]: r["calm"] for r in results["records"] if belongs(r, limits) and "calm" in r}
     if not calm:
         return ""
     return f"; {sum(calm.values())} of {len(calm)} problems in undisturbed turns alone"
@@ -119,17 +116,14 @@ def suite_table(results: dict[str, Any], suite: str) -> str:
     parts = []
     for threads, own in groups:
         title = f"{threads} thread{'s' * (threads != 1)}:\n\n" if threads else ""
-        parts.append(title + _times_table(results, suite, threads, own))
+        parts.append(title + _times_table(results, suite, own))
     return "\n\n".join(parts) or "Not measured."
 
 
-def _times_table(
-    results: dict[str, Any], suite: str, threads: int, records: list[dict[str, Any]]
-) -> str:
+def _times_table(results: dict[str, Any], suite: str, records: list[dict[str, Any]]) -> str:
     labels = list(dict.fromkeys(r["contestant"] for r in records))
-    ours = f"{OURS}@2" if suite == "scaling" else OURS
-    limits = targets.limits_of(results, suite, threads)
-    peak, bandwidth = limits.get("flop_per_s"), limits.get("bytes_per_s")
+    most = max(r["threads"] for r in records)
+    ours = f"{OURS}@{most}" if suite == "scaling" else OURS
     head = ["problem", *(f"{label}, ms" for label in labels), "GFLOP/s", "of peak", "floor, ms"]
     body = []
     names = list(dict.fromkeys(r["name"] for r in records))
@@ -138,9 +132,11 @@ def _times_table(
         mine = next((r for r in own if r["contestant"] == ours), own[0])
         took = targets.seconds(own, ours)
         rate = mine["flop"] / took if took and mine.get("flop") else None
+        limits = limits_of(results, mine)
+        peak, bandwidth = limits.get("flop_per_s"), limits.get("bytes_per_s")
         least = "-"
-        if peak and bandwidth and mine["problem"]:
-            least = f"{floor(Problem(**mine['problem'])).seconds(peak, bandwidth) * 1e3:.3g}"
+        if peak and bandwidth and mine.get("flop"):
+            least = digits(1e3 * Floor(mine["flop"], mine["bytes"]).seconds(peak, bandwidth))
         by_label = {r["contestant"]: r for r in own}
         row = [name, *(_cell(by_label.get(label)) for label in labels)]
         row += [
@@ -162,8 +158,8 @@ def _cell(record: dict[str, Any] | None) -> str:
         return "-"
     if record["status"] != "ok":
         return record["status"]
-    median, low, high = (1e3 * record[k] for k in ("median_s", "low_s", "high_s"))
-    return f"{median:.3g} ({low:.3g} to {high:.3g})"
+    median, low, high = (digits(1e3 * record[k]) for k in ("median_s", "low_s", "high_s"))
+    return f"{median} ({low} to {high})"
 
 
 def _lead(records: list[dict[str, Any]]) -> str:
@@ -196,16 +192,19 @@ def _memory_table(results: dict[str, Any]) -> str:
     for name in dict.fromkeys(r["name"] for r in records):
         own = {r["contestant"]: r for r in records if r["name"] == name}
         mine = own[OURS]
-        peaks = [
-            f"{own[c]['peak_bytes'] / 2**20:.2f}" if own[c]["status"] == "ok" else own[c]["status"]
-            for c in (OURS, "torch_nn")
-        ]
+        peaks = [_peak(own.get(contestant)) for contestant in (OURS, "torch_nn")]
         kept = [
             f"{mine[k] / 2**20:.2f}" if k in mine else "-" for k in ("kept_bytes", "told_bytes")
         ]
         body.append([name, *peaks, *kept])
     head = ["problem", "ostinato, MiB", "torch.nn, MiB", "kept, MiB", "explain() says, MiB"]
     return table(head, body) if body else "Not measured."
+
+
+def _peak(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "-"
+    return f"{record['peak_bytes'] / 2**20:.2f}" if record["status"] == "ok" else record["status"]
 
 
 def targets_table(results: dict[str, Any]) -> str:
@@ -221,14 +220,14 @@ def section(results: dict[str, Any], name: str) -> str:
     """What a mark of this name stands for: ``conditions``, ``targets`` or a suite.
 
     Raises:
-        KeyError: none of these.
+        ValueError: none of these.
     """
     if name == "conditions":
         return conditions(results)
     if name == "targets":
         return targets_table(results)
     if name not in GRIDS:
-        raise KeyError(f"no section is called {name!r}; there are: {', '.join(sections())}")
+        raise ValueError(f"no section is called {name!r}; there are: {', '.join(sections())}")
     return suite_table(results, name)
 
 
@@ -243,9 +242,28 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n\n".join(f"## {name}\n\n{section(results, name)}" for name in names)
 
 
-def filled(page: str, results: dict[str, Any]) -> str:
-    """The page with its marked sections written anew."""
-    return _MARKED.sub(lambda m: f"{m[1]}{section(results, m[2])}\n{m[3]}", page)
+def filled(page: str, results: dict[str, Any]) -> tuple[str, list[str]]:
+    """The page with its marked sections written anew, and the names of those left as they were.
+
+    These are suites without records and, where there are such, conditions and targets, which speak
+    of all that the page shows.
+
+    Raises:
+        ValueError: nothing is marked, or with a name that no section has.
+    """
+    marked = [match[2] for match in _MARKED.finditer(page)]
+    if not marked:
+        raise ValueError("the page has no <!-- measured: NAME --> ... <!-- end measured -->")
+    measured = {r["suite"] for r in results["records"]}
+    left = [name for name in marked if name in GRIDS and name not in measured]
+    if left:
+        left += [name for name in marked if name in ("conditions", "targets")]
+
+    def written(match: re.Match[str]) -> str:
+        name = match[2]
+        return match[0] if name in left else f"{match[1]}{section(results, name)}\n{match[3]}"
+
+    return _MARKED.sub(written, page), left
 
 
 def comparison(results: dict[str, Any]) -> str:
@@ -263,6 +281,8 @@ def comparison(results: dict[str, Any]) -> str:
         body.append(
             [*row, _cell(base), _cell(this), f"{times:.3f}x", "" if apart else "within spread"]
         )
-    head = ["problem", "threads", f"{results['base'][:12]}, ms", "this, ms", "speed-up", ""]
-    told = table(head, body)
-    return f"{told}\n\n{_AWAKE}" if results.get("awake") else told
+    head = ["problem", "threads", "base, ms", "this, ms", "speed-up", ""]
+    lines = [f"base: commit {results['base'][:12]}", f"this: commit {commit(results['revision'])}"]
+    if results["awake"]:
+        lines.append(_AWAKE)
+    return "\n".join(f"- {line}" for line in lines) + "\n\n" + table(head, body)

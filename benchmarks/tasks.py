@@ -163,11 +163,10 @@ def markdown(results: dict[str, Any], goals: dict[str, Goal] = GOALS) -> str:
     ]
     head = ["data set", "metric", "by seed", "median", "target", "time", "limit", ""]
     machine = results["machine"]
-    commits = {_commit(one["revision"]) for one in results["runs"]}
+    commits = {report.commit(one["revision"]) for one in results["runs"]}
     busiest = max(one["load"] for one in results["runs"])
     lines = [
-        f"- {machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_bytes'] / 2**30:.0f} GiB, "
-        f"{machine['system']}, Python {machine['python']}, PyTorch {results['versions']['torch']}",
+        f"- {report.machine_line(machine)}, PyTorch {results['versions']['torch']}",
         f"- commit {', '.join(sorted(commits))}",
         "- time: of the whole command, each seed's and the median",
     ]
@@ -202,10 +201,6 @@ def _median(runs: Sequence[dict[str, Any]], metric: str | None = None) -> float:
 
 def _words(metric: str) -> str:
     return metric.replace("_", " ")
-
-
-def _commit(revision: dict[str, Any]) -> str:
-    return (revision["commit"] or "unknown")[:12] + " with changes" * revision["changed"]
 
 
 def opened(path: Path | None) -> dict[str, Any]:

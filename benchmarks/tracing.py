@@ -18,18 +18,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def tracing_records(threads: int, repeats: int) -> list[dict[str, Any]]:
-    """One record for each figure of :func:`measure`, over ``repeats`` fresh processes."""
+#: What :func:`measure` gives.
+FIGURES = ("trace-new-cell", "trace-new-sizes", "new-shape")
+
+
+def traced(match: str) -> list[str]:
+    """The figures whose name contains ``match``."""
+    return [name for name in FIGURES if match in name]
+
+
+def tracing_records(threads: int, repeats: int, names: list[str]) -> list[dict[str, Any]]:
+    """One record for each of these figures, over ``repeats`` fresh processes."""
     runs: list[dict[str, float]] = []
     for _ in range(repeats):
         command = [sys.executable, "-m", "benchmarks.tracing", str(threads)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             note = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return [_record("tracing", threads, status="failed", note=note)]
+            return [_record(name, threads, status="failed", note=note) for name in names]
         runs.append(json.loads(done.stdout.splitlines()[-1]))
     records = []
-    for name in runs[0]:
+    for name in names:
         values = sorted(run[name] for run in runs)
         records.append(
             _record(

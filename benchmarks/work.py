@@ -16,19 +16,20 @@ if TYPE_CHECKING:
 class Floor:
     """``flop``: multiplications and additions of all products, pointwise work not counted.
 
-    ``bytes``: what must cross the boundary of the call however clever the engine is. Inference: the
-    input is read, the output written, each parameter read. Training, besides: the output's
-    cotangent read, the input's gradient written, the parameters' gradients written; the input read
-    again for the weights' gradients, and the history of the state written and read (it is the
-    output where the cell has one state). Everything else that forward keeps could be computed
-    again from these.
+    ``bytes``: what crosses the boundary of the call, and what a training call of one forward and
+    one backward keeps in between; :func:`floor` names each part. Everything else that forward keeps
+    could be computed again from it.
     """
 
     flop: int
     bytes: int
 
     def seconds(self, flop_per_s: float, bytes_per_s: float) -> float:
-        """No engine can be faster on a machine with these limits."""
+        """What a call would take with one of the two limits reached all the time.
+
+        An estimate and no bound: what stays in a cache from one call to the next moves faster than
+        a copy through memory, and an engine may keep less and compute it again.
+        """
         return max(self.flop / flop_per_s, self.bytes / bytes_per_s)
 
 
@@ -40,23 +41,24 @@ def row_steps(problem: Problem) -> int:
 
 
 def floor(problem: Problem) -> Floor:
-    """The floors of one problem; ``step`` counts as training without the input's gradient."""
+    """The floors of one problem; ``step`` and ``fit`` count as training without the input's
+    gradient, and nothing that comes after the layer counts.
+    """
     of_x, of_h = GATES[problem.cell]
     width, H, rows = problem.I, problem.H, row_steps(problem)
     size = 8 if problem.dtype == "float64" else 4
     x_product, h_product = 2 * rows * width * of_x * H, 2 * rows * H * of_h * H
     weights = (width * of_x + H * of_h) * H
+    x = rows * width
+    h = rows * H
+    # Of `fit`'s output only the last step's is there, one row for each of the batch.
+    y = problem.B * H if problem.mode == "fit" else h
+    forward = x + y + weights  # read, written, read
     if problem.mode == "infer":
-        return Floor(x_product + h_product, size * (rows * (width + H) + weights))
-    states = 2 if "lstm" in problem.cell or problem.cell == "own" else 1
-    dx = problem.mode == "train"
-    history = 2 * rows * H * (states - 1)
-    moved = (
-        rows * (width + H)
-        + rows * (width + H)
-        + rows * H
-        + dx * rows * width
-        + history
-        + 2 * weights
-    )
-    return Floor((2 + dx) * x_product + 3 * h_product, size * moved)
+        return Floor(x_product + h_product, size * forward)
+    cells = h if "lstm" in problem.cell or problem.cell == "own" else 0  # the second state
+    dx = x if problem.mode == "train" else 0
+    history = (h if problem.mode == "fit" else 0) + cells  # written; elsewhere `h` is the output
+    backward = x + h + cells + y + dx + weights  # three read, dy read, dx and dW written
+    products = (3 if dx else 2) * x_product + 3 * h_product
+    return Floor(products, size * (forward + history + backward))

@@ -7,9 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import checkout
+from benchmarks.results import save
+
 
 def work(request: dict[str, Any]) -> None:
-    """Run what ``request`` asks for and write the records to its file, problem by problem."""
+    """Run what ``request`` asks for and write the records to its file, problem by problem.
+
+    Raises:
+        SystemExit: what would be measured isn't of this checkout.
+    """
+    checkout.check(checkout.imported())
     # Before PyTorch and JAX are loaded, which look at the CPUs once.
     from benchmarks.measure import pin
 
@@ -22,21 +30,20 @@ def work(request: dict[str, Any]) -> None:
     from benchmarks.measure import Effort, copied_bytes_per_s, peak_flop_per_s, round_trip_s
     from benchmarks.memory import memory_records
     from benchmarks.problems import chosen
-    from benchmarks.tracing import tracing_records
+    from benchmarks.tracing import traced, tracing_records
 
     torch.set_num_threads(threads)
     suite: str = request["suite"]
     quick: bool = request["quick"]
-    effort = Effort(request["rounds"], request["seconds"], patience=request["patience"])
-    if quick:
-        effort = Effort.quick()
+    peers: list[str] | None = request["peers"]
+    effort = Effort.asked(request)
     limits: dict[str, Any] = {"suite": suite, "threads": threads}
     result = {"limits": limits, "records": []}
     records: list[dict[str, Any]] = result["records"]  # type: ignore[assignment]
 
     def keep(more: list[dict[str, Any]]) -> None:
         records.extend(more)
-        Path(request["file"]).write_text(json.dumps(result))
+        save(Path(request["file"]), result)
         for line in lines(more, limits):
             print(line, file=sys.stderr, flush=True)
 
@@ -48,15 +55,13 @@ def work(request: dict[str, Any]) -> None:
         if round_trip is not None:
             limits["round_trips_s"].append(round_trip)
         if suite == "memory":
-            keep(memory_records(problem, threads, 1 if quick else 3))
+            keep(memory_records(problem, threads, 1 if quick else 3, peers))
         else:
-            keep(
-                contest(
-                    suite, problem, entries_of(suite, problem, threads, request["peers"]), effort
-                )
-            )
-    if suite == "overhead" and request["match"] in "tracing":
-        keep(tracing_records(threads, 1 if quick else 5))
+            entries = entries_of(suite, problem, threads, peers)
+            keep(contest(suite, problem, entries, effort))
+    names = traced(request["match"])
+    if suite == "overhead" and names:
+        keep(tracing_records(threads, 1 if quick else 5, names))
     # Whatever else the machine did at the beginning, it may not do at the end.
     again = peak_flop_per_s(threads)
     if again is not None:
@@ -86,4 +91,7 @@ def lines(records: list[dict[str, Any]], limits: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    work(json.loads(sys.argv[1]))
+    try:
+        work(json.loads(sys.argv[1]))
+    except KeyboardInterrupt:  # it is for the process above, which tells of it
+        sys.exit(130)

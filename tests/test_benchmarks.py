@@ -1,12 +1,10 @@
-"""The benchmarks' machinery on tiny shapes, with PyTorch alone: registry, gate, figures, tables."""
+"""The benchmarks' machinery on tiny shapes, with PyTorch alone: registry, gate, clock, limits."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # the benchmarks aren't installed
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks aren't installed
 
-from benchmarks import contests, report, targets  # noqa: E402
-from benchmarks.case import make_case, oracle, worst_error  # noqa: E402
-from benchmarks.cells import GATES, make_cell, state_sizes  # noqa: E402
-from benchmarks.contests import CONTESTS, Entry, contest, entries_of  # noqa: E402
-from benchmarks.measure import (  # noqa: E402
+from benchmarks import measure, memory, peers, report, targets
+from benchmarks.case import make_case, oracle, worst_error
+from benchmarks.cells import GATES, make_cell, state_sizes
+from benchmarks.contests import CONTESTS, Entry, contest, entries_of
+from benchmarks.measure import (
     Effort,
     Spread,
     copied_bytes_per_s,
@@ -30,12 +27,15 @@ from benchmarks.measure import (  # noqa: E402
     race,
     round_trip_s,
 )
-from benchmarks.memory import kept  # noqa: E402
-from benchmarks.peers import OURS, PEERS, Runner, prepare  # noqa: E402
-from benchmarks.problems import GRIDS, Problem, chosen, review_lengths, small  # noqa: E402
-from benchmarks.watch import Watch, awake  # noqa: E402
-from benchmarks.work import floor, row_steps  # noqa: E402
+from benchmarks.memory import kept
+from benchmarks.peers import OURS, PEERS, Runner, UnsupportedError, prepare
+from benchmarks.problems import GRIDS, Problem, chosen, review_lengths
+from benchmarks.watch import Watch, awake
+from benchmarks.work import floor, row_steps
 
+from benchmark_records import results_of
+
+ROOT = Path(__file__).parents[1]
 EFFORT = Effort(rounds=2, seconds=0.0, pause=0.0)
 TRAIN = Problem("lstm", 4, 3, 5, 6)
 #: Peers that need nothing but PyTorch and no compiler.
@@ -62,7 +62,39 @@ def test_all_suites_have_contestants() -> None:
 
 def test_all_peers_have_a_file() -> None:
     for module in PEERS.values():
-        assert (ROOT / "benchmarks" / "peers" / f"{module}.py").exists()
+        assert (ROOT / "benchmarks" / "peers" / f"{module.split(':')[0]}.py").exists()
+
+
+def test_all_files_are_introduced() -> None:
+    told = (ROOT / "benchmarks" / "__init__.py").read_text()
+    for file in (ROOT / "benchmarks").glob("*.py"):
+        assert file.stem == "__init__" or f"``{file.stem}``" in told, file.name
+
+
+def test_small_calls_have_the_peers_that_are_made_for_them() -> None:
+    for problem in GRIDS["overhead"]:
+        entering = {e.peer for e in entries_of("overhead", problem, 1, None)}
+        assert {"jax_scan", "onnxruntime"} <= entering
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+@pytest.mark.parametrize("peer", ["jax_scan", "onnxruntime"])
+def test_contestants_of_other_libraries_are_right(peer: str, mode: str) -> None:
+    pytest.importorskip({"jax_scan": "jax"}.get(peer, peer))
+    for cell in GATES:
+        case = make_case(Problem(cell, 4, 3, 5, 6, mode))
+        try:
+            _, found = peers.checked(peer, case, oracle(case))
+        except UnsupportedError:
+            assert peer != "jax_scan"  # it has all cells
+        else:
+            assert found["status"] == "ok", (cell, found["where"])
+
+
+@pytest.mark.parametrize("peer", [OURS, "torch_nn", "torch_nn_packed", "torch_loop"])
+def test_fit_is_for_keras(peer: str) -> None:
+    with pytest.raises(UnsupportedError):
+        prepare(peer, make_case(Problem("lstm", 4, 3, 5, 6, "fit")))
 
 
 def test_quick_problems_are_small_and_of_the_same_kind() -> None:
@@ -102,6 +134,20 @@ def test_the_floor_is_the_slower_of_two() -> None:
     assert (least.flop, least.bytes) == (4, 16)
     assert least.seconds(1.0, 1e9) == 4.0
     assert least.seconds(1e9, 1.0) == 16.0
+
+
+def test_fit_has_no_output_of_all_steps() -> None:
+    """Nor its cotangent; but what backward needs of the states is written and read."""
+    T, B, width, H = 7, 3, 5, 6
+    for cell, states in (("gru", 1), ("lstm", 2)):
+        problem = Problem(cell, T, B, width, H, "fit")
+        weights = sum(p.numel() for p in make_case(problem).parameters().values() if p.dim() == 2)
+        ends = B * H
+        moved = 2 * T * B * width + 2 * states * T * B * H + 2 * ends + 2 * weights
+        assert floor(problem).bytes == 4 * moved
+        step = floor(replace(problem, mode="step"))
+        assert step.bytes - floor(problem).bytes == 4 * (T * B * H - 2 * ends)
+        assert step.flop == floor(problem).flop
 
 
 def contestants() -> list[tuple[str, Problem]]:
@@ -183,7 +229,7 @@ def test_a_wrong_result_has_no_time_and_no_ratio(monkeypatch: pytest.MonkeyPatch
 
         return Runner(runner.call, collect)
 
-    monkeypatch.setattr(contests, "prepare", slightly_wrong)
+    monkeypatch.setattr(peers, "prepare", slightly_wrong)
     records = run(TRAIN, "torch_nn")
     assert [r["status"] for r in records] == ["wrong", "ok"]
     assert "median_s" not in records[0]
@@ -194,135 +240,40 @@ def test_a_wrong_result_has_no_time_and_no_ratio(monkeypatch: pytest.MonkeyPatch
     assert "no ratio" in report.suite_table(results, "training")
 
 
+def test_a_peer_that_fails_in_its_turn_is_out_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def tiring(peer: str, case: Any) -> Runner:
+        runner = prepare(peer, case)
+        calls = iter(range(4))
+
+        def call() -> Any:
+            if peer != OURS and next(calls, None) is None:
+                raise MemoryError("no more")
+            return runner.call()
+
+        return Runner(call, runner.collect)
+
+    monkeypatch.setattr(peers, "prepare", tiring)
+    ours, theirs = run(TRAIN, "torch_nn")
+    assert ours["status"] == "ok"
+    assert ours["samples"] == 2
+    assert (theirs["status"], theirs["note"]) == ("failed", "MemoryError: no more")
+    assert "median_s" not in theirs
+
+
 def test_a_missing_peer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(peer: str, case: Any) -> Runner:
         if peer == OURS:
             return prepare(peer, case)
         raise ModuleNotFoundError("No module named 'jax'")
 
-    monkeypatch.setattr(contests, "prepare", missing)
+    monkeypatch.setattr(peers, "prepare", missing)
     records = run(TRAIN, "jax_scan")
     assert [r["status"] for r in records] == ["ok", "missing"]
     assert "jax_scan: missing: No module named 'jax'" in report.suite_table(
         results_of(records), "training"
     )
-
-
-def results_of(records: list[dict[str, Any]], **limits: float) -> dict[str, Any]:
-    suites = {(r["suite"], r["threads"]) for r in records}
-    return {
-        "schema": 1,
-        "command": ["python", "-m", "benchmarks"],
-        "started": "2026-01-01T00:00:00+00:00",
-        "quick": False,
-        "load": 0.0,
-        "revision": {"commit": "0123456789abcdef", "changed": False},
-        "versions": {"torch": torch.__version__, "jax": None},
-        "machine": {
-            "cpu": "a CPU",
-            "cpus": 2,
-            "memory_bytes": 1 << 34,
-            "system": "Linux 6",
-            "python": "3.12",
-        },
-        "limits": [
-            {"suite": s, "threads": n, "flop_per_s": 4e11, "bytes_per_s": 4e10} | limits
-            for s, n in sorted(suites)
-        ],
-        "records": records,
-    }
-
-
-def timed(suite: str, problem: Problem, threads: int = 2, **seconds: float) -> list[dict[str, Any]]:
-    """Records with made-up times."""
-    return [
-        {
-            **contests._record(suite, problem, Entry(label, label, problem, threads)),
-            "median_s": s,
-            "low_s": s,
-            "high_s": s,
-            "samples": 1,
-        }
-        for label, s in seconds.items()
-    ]
-
-
-def test_the_ratio_at_the_floor_stands_beside_it() -> None:
-    problem = GRIDS["training"][0]
-    results = results_of(timed("training", problem, ostinato=1e-3, torch_nn=2e-3))
-    most = 2e-3 / floor(problem).seconds(4e11, 4e10)
-    assert f"; {most:.2f}x if ours took its floor" in targets.findings(results)[0].measured
-    results["limits"][0]["flop_per_s"] = None  # no C compiler
-    assert "floor" not in targets.findings(results)[0].measured
-
-
-def verdicts(results: dict[str, Any], number: int) -> set[str]:
-    return {f.verdict for f in targets.findings(results) if f.number == number}
-
-
-@pytest.mark.parametrize(("ours", "verdict"), [(1e-3, "met"), (3.1e-3, "open")])
-def test_targets_one_and_two(ours: float, verdict: str) -> None:
-    records = [
-        record
-        for suite in ("training", "inference")
-        for problem in GRIDS[suite]
-        for record in timed(suite, problem, ostinato=ours, torch_nn=3e-3, jax_scan=4e-3)
-    ]
-    results = results_of(records)
-    assert verdicts(results, 1) == verdicts(results, 2) == {verdict}
-    # One point less: what holds for the rest is no verdict on the whole.
-    fewer = [r for r in records if r["name"] != GRIDS["training"][0].name]
-    assert verdicts(results_of(fewer), 1) == {"not measured" if verdict == "met" else verdict}
-    wrong = [{**r, "status": "wrong"} if r["contestant"] == OURS else r for r in records]
-    assert verdicts(results_of(wrong), 1) == {"open"}
-    assert "1. training" in targets.summary(results)
-
-
-@pytest.mark.parametrize(("seconds", "verdict"), [(1e-3, "met"), (1.0, "open")])
-def test_target_three(seconds: float, verdict: str) -> None:
-    problems = GRIDS["training"]
-    records = [r for p in problems for r in timed("training", p, ostinato=seconds)]
-    assert verdicts(results_of(records), 3) == {verdict}
-
-
-@pytest.mark.parametrize(("share", "verdict"), [(1.1, "met"), (1.2, "open")])
-def test_targets_four_to_seven(share: float, verdict: str) -> None:
-    records = []
-    for problem in GRIDS["cells"]:
-        times = {"ostinato": share, "ostinato_lstm": 1 / share, "torch_loop": 20 + 10 / share**2}
-        records += timed("cells", problem, **times)
-    for problem in GRIDS["lengths"]:
-        part = row_steps(problem) / (problem.T * problem.B)
-        both = {"ostinato": share * part, "ostinato_packed": share * part}
-        records += timed("lengths", problem, **both, ostinato_full=1.0)
-    for problem in GRIDS["overhead"]:
-        limit = 25e-6 if problem.mode == "infer" else 80e-6
-        records += timed("overhead", problem, ostinato=limit * share / 1.15)
-    for problem in GRIDS["scaling"]:
-        records += timed("scaling", problem, **{"ostinato@1": 1.7, "ostinato@2": share / 1.15})
-    found = targets.findings(results_of(records))
-    by_number = {n: [f for f in found if f.number == n and f.met is not None] for n in (4, 5, 6, 7)}
-    for number in (5, 6, 7):
-        assert {f.verdict for f in by_number[number]} == {verdict}
-    assert {f.verdict for f in by_number[4] if "LSTM's time" in f.target} == {verdict}
-
-
-def test_target_eight_needs_the_truth_about_what_is_kept() -> None:
-    def record(peer: str, peak: int, **more: int) -> dict[str, Any]:
-        problem = GRIDS["memory"][0]
-        base = contests._record("memory", problem, Entry(peer, peer, problem, 2))
-        return {**base, "peak_bytes": peak, **more}
-
-    theirs = record("torch_nn", 10 << 20)
-    honest = record(OURS, 9 << 20, kept_bytes=5, told_bytes=5)
-    for ours, verdict in (
-        (honest, "met"),
-        ({**honest, "told_bytes": 4}, "open"),
-        ({**honest, "peak_bytes": 11 << 20}, "open"),
-    ):
-        results = results_of([ours, theirs])
-        assert verdicts(results, 8) == {verdict, "not measured"}
-        assert "| 10.00 |" in report.suite_table(results, "memory")
 
 
 @pytest.mark.parametrize("problem", [TRAIN, Problem("gru", 6, 2, 3, 5), Problem("own", 3, 2, 4, 5)])
@@ -412,30 +363,34 @@ def test_cpus_stay_awake_while_the_file_is_open(
         pass
 
 
-def test_the_conditions_say_what_the_cpus_did() -> None:
-    results = results_of(timed("training", GRIDS["training"][0], ostinato=1.0, torch_nn=2.0))
-    results["limits"] = [dict(results["limits"][0], flop_per_s=1e11, bytes_per_s=1e10)]
-    assert "awake" not in report.conditions(results)
-    assert "round trip" not in report.conditions(results)
-    results["awake"] = True
-    results["limits"][0]["round_trips_s"] = [3e-7, 6e-8, 7e-8]
-    assert "CPUs kept awake" in report.conditions(results)
-    assert "a round trip between CPUs 70 ns (60 to 300)" in report.conditions(results)
-
-
-def test_the_conditions_say_how_much_was_undisturbed() -> None:
-    problem = GRIDS["training"][0]
-    results = results_of(timed("training", problem, ostinato=1.0, torch_nn=2.0))
-    results["limits"] = [dict(results["limits"][0], flop_per_s=1e11, bytes_per_s=1e10)]
-    assert "undisturbed" not in report.conditions(results)
-    for record in results["records"]:
-        record["calm"] = True
-    assert "1 of 1 problems in undisturbed turns alone" in report.conditions(results)
-
-
 def test_the_spread_is_median_and_quartiles() -> None:
     assert Spread.of([1.0, 2.0, 3.0, 4.0, 100.0]) == Spread(3.0, 2.0, 4.0, 5)
     assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0, 1)
+
+
+@pytest.mark.parametrize(("compiler", "said"), [("false", "false can't"), ("nosuch", "nosuch")])
+def test_a_compiler_that_fails_is_told(
+    monkeypatch: pytest.MonkeyPatch, compiler: str, said: str
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setattr(measure, "_compiled", measure._compiled.__wrapped__)  # no cache
+    assert said in measure.without_limits()
+    assert measure.peak_flop_per_s(1) is None
+
+
+def test_peaks_are_of_the_peers_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: dict[str, dict[str, Any]] = {
+        OURS: {"status": "ok", "note": "", "peak_bytes": 5, "error": 0.5, "kept_bytes": 3},
+        "torch_nn": {"status": "wrong", "note": "too far", "peak_bytes": 7, "error": 2.0},
+    }
+    monkeypatch.setattr(memory, "_ask", lambda peer, problem, threads: dict(answers[peer]))
+    ours, theirs = memory.memory_records(TRAIN, 1, 3, None)
+    assert (ours["peak_bytes"], ours["samples"]) == (5, 3)
+    assert theirs["status"] == "wrong"
+    assert "peak_bytes" not in theirs
+    alone = memory.memory_records(TRAIN, 1, 1, [])
+    assert [r["contestant"] for r in alone] == [OURS]
+    assert "| 0.00 | - | 0.00 | - |" in report.suite_table(results_of(alone), "memory")
 
 
 def test_limits_are_measured() -> None:
@@ -445,81 +400,3 @@ def test_limits_are_measured() -> None:
     assert peak is None or 1e8 < peak < 1e13
     assert copied is None or 1e7 < copied < 1e13
     assert trip is None or 1e-9 < trip < 1
-
-
-def test_files_of_runs_merge() -> None:
-    problem = GRIDS["training"][0]
-    old = results_of(timed("training", problem, ostinato=2.0))
-    infer = results_of(timed("inference", GRIDS["inference"][0], ostinato=3.0))
-    new = results_of(timed("training", problem, ostinato=1.0))
-    both = report.merged([old, infer, new])
-    assert sorted(r["median_s"] for r in both["records"]) == [1.0, 3.0]
-    assert len(both["limits"]) == 2
-    with pytest.raises(ValueError, match="quick"):
-        report.merged([old, {**new, "quick": True}])
-    with pytest.raises(ValueError, match="awake"):
-        report.merged([old, {**new, "awake": True}])
-
-
-def test_pages_are_filled_between_marks() -> None:
-    results = results_of(timed("training", GRIDS["training"][0], ostinato=1e-3, torch_nn=2e-3))
-    page = "a\n<!-- measured: training -->\nold\n<!-- end measured -->\nb\n"
-    filled = report.filled(page, results)
-    assert "old" not in filled
-    assert "torch_nn, 2.00x" in filled
-    assert filled.startswith("a\n")
-    assert filled.endswith("\nb\n")
-    assert report.filled(filled, results) == filled
-    with pytest.raises(KeyError, match="nothing"):
-        report.filled(page.replace("training", "nothing"), results)
-
-
-def test_a_page_shows_every_section() -> None:
-    page = (ROOT / "docs" / "performance.md").read_text()
-    for name in report.sections():
-        assert f"<!-- measured: {name} -->" in page
-
-
-def test_comparisons_say_what_is_within_the_spread() -> None:
-    base = {"status": "ok", "median_s": 2e-3, "low_s": 1.9e-3, "high_s": 2.1e-3}
-    this = {"status": "ok", "median_s": 1e-3, "low_s": 0.9e-3, "high_s": 1.1e-3}
-    record = {"name": "p", "threads": 1, "status": "ok", "note": "", "base": base, "this": this}
-    results = {"base": "0123456789abcdef", "records": [record], "awake": False}
-    told = report.comparison(results)
-    assert "2.000x" in told
-    assert "within spread" not in told
-    assert "awake" not in told
-    assert "awake" in report.comparison({**results, "awake": True})
-    close = {**record, "this": {**this, "high_s": 2e-3}}
-    assert "within spread" in report.comparison({"base": "0123", "records": [close]})
-
-
-def test_the_command_runs(tmp_path: Path) -> None:
-    """End to end in processes of its own: one suite, ours alone, then its table."""
-    file = tmp_path / "results.json"
-    options = ["--grid", "overhead", "--match", "elman-infer", "--quick", "--threads", "1"]
-    command = [sys.executable, "-m", "benchmarks", *options, "--peers", "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "elman-infer-1x1x8x8" in done.stdout
-    results = json.loads(file.read_text())
-    assert results["schema"] == 1
-    assert {"command", "revision", "versions", "machine", "limits"} <= results.keys()
-    assert [r["status"] for r in results["records"]] == ["ok"]
-    assert results["records"][0]["problem"] == small(GRIDS["overhead"][0]).asdict()
-    main = importlib.import_module("benchmarks.__main__")
-    page = tmp_path / "page.md"
-    page.write_text("<!-- measured: overhead -->\n<!-- end measured -->\n")
-    main.main(["table", str(file), "--write", str(page)])
-    assert "elman-infer-1x1x8x8" in page.read_text()
-
-
-def test_contestants_run_in_other_processes() -> None:
-    from benchmarks.remote import Remote, RemoteError
-
-    with Remote(1, {}) as remote:
-        prepared = remote.prepare(OURS, TRAIN)
-        assert prepared["error"] <= 1
-        assert len(remote.turn()(3, 1)) == 3
-        with pytest.raises(RemoteError, match=r"torch\.nn has no own"):
-            remote.prepare("torch_nn", replace(TRAIN, cell="own"))

@@ -37,7 +37,7 @@ class Runner:
     steps: int = 1
 
 
-#: Contestant -> its module in this package. The first is ours.
+#: Contestant -> its module in this package, and the function if not ``prepare``. The first is ours.
 PEERS = {
     "ostinato": "ostinato_layer",
     "ostinato_packed": "ostinato_packed",
@@ -50,7 +50,7 @@ PEERS = {
     "keras_jax": "keras_layer",
     "keras_torch": "keras_layer",
     "ostinato_keras": "ostinato_keras",
-    "ostinato_recorded": "ostinato_recorded",
+    "ostinato_recorded": "ostinato_keras:prepare_recorded",
 }
 OURS = "ostinato"
 
@@ -62,9 +62,43 @@ def prepare(peer: str, case: Case) -> Runner:
         UnsupportedError: it doesn't do this problem.
         ImportError: its library is missing.
     """
-    module = importlib.import_module(f"benchmarks.peers.{PEERS[peer]}")
-    runner: Runner = module.prepare(case)
+    name, _, function = PEERS[peer].partition(":")
+    module = importlib.import_module(f"benchmarks.peers.{name}")
+    runner: Runner = getattr(module, function or "prepare")(case)
     return runner
+
+
+def checked(peer: str, case: Case, want: Results) -> tuple[Runner, dict[str, Any]]:
+    """Set a contestant up and compare what it computes; what of this goes into a record.
+
+    Raises:
+        UnsupportedError, ImportError: as of :func:`prepare`.
+    """
+    # It loads PyTorch, which `remote` may do only when it has its CPUs.
+    from benchmarks.case import worst_error
+
+    begin = time.perf_counter()
+    runner = prepare(peer, case)
+    setup_s = time.perf_counter() - begin
+    error, where = worst_error(runner.collect(runner.call()), want, case.problem.dtype)
+    found = {"error": error, "where": where, "setup_s": setup_s, "compile_s": runner.compile_s}
+    return runner, found | gate(error, where)
+
+
+def gate(error: float, where: str) -> dict[str, str]:
+    """A record's ``status`` and ``note`` for an error as a fraction of what is allowed."""
+    if error <= 1:  # NaN isn't
+        return {"status": "ok", "note": ""}
+    return {"status": "wrong", "note": f"too far from float64 in {where}"}
+
+
+def failure(error: Exception) -> dict[str, str]:
+    """A record's ``status`` and ``note`` for a contestant that raised."""
+    for kind, status in ((UnsupportedError, "unsupported"), (ImportError, "missing")):
+        if isinstance(error, kind):
+            return {"status": status, "note": str(error)}
+    note = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return {"status": "failed", "note": note}
 
 
 def compiled(call: Callable[[], Any]) -> float:

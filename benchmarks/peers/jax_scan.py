@@ -19,9 +19,14 @@ from benchmarks.peers.jax_cells import CELLS
 
 
 def prepare(case: Case) -> Runner:
-    if case.lengths is not None or case.problem.mode == "step" or case.problem.dtype != "float32":
-        raise UnsupportedError("written for full batches in float32, time first")
-    hoist, step = CELLS[case.problem.cell]
+    problem = case.problem
+    if case.lengths is not None or problem.dtype != "float32":
+        raise UnsupportedError("written for full batches in float32")
+    if problem.mode not in ("train", "infer"):
+        raise UnsupportedError(f"written for calls, time first, not for {problem.mode}")
+    if problem.cell not in CELLS:
+        raise UnsupportedError(f"{problem.cell} isn't written in JAX")
+    hoist, step = CELLS[problem.cell]
 
     def forward(p: Any, x: Any, state: Any) -> Any:
         final, y = jax.lax.scan(lambda s, row: step(p, s, row), state, hoist(p, x))
@@ -34,8 +39,12 @@ def prepare(case: Case) -> Runner:
     def array(tensor: torch.Tensor) -> Any:
         return jax.device_put(tensor.detach().numpy().copy())
 
-    train = case.problem.mode == "train"
-    parameters = {name: array(value) for name, value in case.parameters().items()}
+    def turned(tensor: torch.Tensor) -> torch.Tensor:
+        """From (out, in) to (in, out) and back; vectors as they are."""
+        return tensor.T.contiguous() if tensor.dim() == 2 else tensor
+
+    train = problem.mode == "train"
+    parameters = {name: array(turned(value)) for name, value in case.parameters().items()}
     arguments: tuple[Any, ...] = (parameters, array(case.x), tuple(map(array, case.state)))
     if train:
         arguments += ((array(case.dy), tuple(map(array, case.dfinal))),)
@@ -51,7 +60,7 @@ def prepare(case: Case) -> Runner:
         if not train:
             return named_results(*done)
         (y, final), (dparameters, dx, dstate) = done
-        grads = (dx, *dstate, *(dparameters[name] for name in parameters))
+        grads = (dx, *dstate, *(turned(dparameters[name]) for name in parameters))
         return named_results(y, final, grads, parameters)
 
     return Runner(call, collect, compile_s)

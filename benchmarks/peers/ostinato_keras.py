@@ -1,11 +1,10 @@
-"""Ours for Keras, as after a change of the import alone."""
+"""Ours for Keras: as after a change of the import alone, and with recorded steps besides."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import ostinato.keras
-from benchmarks.peers import UnsupportedError
 from benchmarks.peers.keras_fit import runner
 
 if TYPE_CHECKING:
@@ -14,6 +13,8 @@ if TYPE_CHECKING:
 
 
 def prepare(case: Case) -> Runner:
-    if case.problem.mode != "fit":
-        raise UnsupportedError("the Keras door runs fit")
     return runner(case, ostinato.keras)
+
+
+def prepare_recorded(case: Case) -> Runner:
+    return runner(case, ostinato.keras, [ostinato.keras.RecordedSteps()])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.case import LEARNING_RATE, Case, Results, named_results
-from benchmarks.peers import Runner
+from benchmarks.peers import Runner, UnsupportedError
 
 Layer = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -25,7 +25,12 @@ def torch_runner(
         layer: the layer.
         parameters: its parameters by the cell's names for them.
         leading: states have a leading axis of one layer, as torch.nn's.
+
+    Raises:
+        UnsupportedError: mode ``fit``.
     """
+    if case.problem.mode == "fit":
+        raise UnsupportedError("fit is Keras's")
     if case.problem.mode == "step":
         return _step_runner(case, layer, parameters)
     train = case.problem.mode == "train"
