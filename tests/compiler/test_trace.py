@@ -70,11 +70,11 @@ OPERATIONS = {
     "mul": lambda c, x, h: x * h * c.v * c.s * 2,
     "div": lambda c, x, h: x / (h * h + 1) / c.v / 2 + 1 / (2 + x * x),
     "div-modes": lambda c, x, h: (
-        x * torch.div(h, 0.4, rounding_mode="floor") + torch.div(h, 0.4, rounding_mode="trunc") * x
+        x * torch.div(h, 0.5, rounding_mode="floor") + torch.div(h, 0.4, rounding_mode="trunc") * x
     ),
-    "floor_divide": lambda c, x, h: x * (h.detach() // 0.3),
-    "remainder": lambda c, x, h: torch.remainder(x, 0.7) + h % (c.v.abs() + 1),
-    "fmod": lambda c, x, h: torch.fmod(x, 0.7) * h,
+    "floor_divide": lambda c, x, h: x * (h.detach() // 0.25),
+    "remainder": lambda c, x, h: torch.remainder(x, 0.5) + h % -2,
+    "fmod": lambda c, x, h: torch.fmod(x, 0.25) * h,
     "lerp": lambda c, x, h: torch.lerp(x, h, 0.3) + torch.lerp(x, h, torch.sigmoid(c.v)),
     "lerp-statics": lambda c, x, h: torch.lerp(c.v, c.s.expand(WIDTH), x) * h,
     "addcmul": lambda c, x, h: torch.addcmul(x, h, c.v, value=0.3),
@@ -89,7 +89,7 @@ OPERATIONS = {
     "pow": lambda c, x, h: sum(
         torch.pow(x.abs() + 0.1, p) for p in (0, 1, 2, 3, 4, 0.5, -0.5, -1, -2, 1.7)
     ),
-    "pow-base": lambda c, x, h: 2.0**x + torch.pow(0.3, h),
+    "pow-base": lambda c, x, h: 2.0**x + torch.pow(0.3, h) + 2.0 ** torch.full_like(x, 3.0),
     "pow-tensors": lambda c, x, h: torch.pow(x.abs(), h) + torch.pow(c.v.abs(), h),
     "sqrt": lambda c, x, h: (x * x + 0.5).sqrt(),
     "rsqrt": lambda c, x, h: (x * x + 0.5).rsqrt(),
@@ -110,7 +110,9 @@ OPERATIONS = {
     "log1p": lambda c, x, h: x.abs().log1p(),
     "logaddexp": lambda c, x, h: torch.logaddexp(x, h) + torch.logaddexp(x, x),
     "logit": lambda c, x, h: torch.logit(x.sigmoid()) + torch.logit(h.sigmoid(), eps=0.3),
-    "xlogy": lambda c, x, h: torch.xlogy(x, h.abs() + 1),
+    "xlogy": lambda c, x, h: (
+        torch.xlogy(x, h.abs() + 1) + torch.xlogy(2, h.abs()) + torch.xlogy(x, 3.0)
+    ),
     "sin": lambda c, x, h: x.sin(),
     "cos": lambda c, x, h: x.cos(),
     "tan": lambda c, x, h: (x * 0.3).tan(),
@@ -119,7 +121,6 @@ OPERATIONS = {
     "tanh": lambda c, x, h: x.tanh(),
     "sigmoid": lambda c, x, h: x.sigmoid(),
     "erf": lambda c, x, h: x.erf(),
-    "erfc": lambda c, x, h: x.erfc(),
     # activations
     "relu": lambda c, x, h: x.relu(),
     "relu6": lambda c, x, h: F.relu6(x * 4),
@@ -168,6 +169,11 @@ OPERATIONS = {
     ),
     "bitwise": lambda c, x, h: ((x > 0) & ~(h > 0)) * x + ((x > 0) ^ (h > 0)) * h,
     "masks": lambda c, x, h: (x > 0).float() * h / ((h > 0).sum(-1, keepdim=True) + 1),
+    "counts": lambda c, x, h: (
+        h * ((x > 0).sum(-1, keepdim=True) % 3).to(x.dtype)
+        + x * torch.fmod((x > 0).int() * 7 - 3, 2).to(x.dtype)
+        + ((x > 0).to(torch.uint8) * 200 + 55).to(x.dtype) * ((h > 0).sum(1, True) // 4)
+    ),
     "bool-add": lambda c, x, h: ((x > 0) + (h > 0)).double() * x,
     # reductions
     "sum": lambda c, x, h: x.sum(-1, keepdim=True) * h + h.view(B3).sum(1).repeat(1, 2),

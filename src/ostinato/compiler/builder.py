@@ -123,6 +123,8 @@ class Builder:
 
     def leaf(self, op: str, **attrs: Any) -> Value:
         """A leaf other than a constant."""
+        if attrs.get("width") == 0:
+            return self.nothing
         return Value(self, self.graph.add(op, where=self._where(), **attrs))
 
     def const(self, value: float) -> Value:
@@ -131,7 +133,13 @@ class Builder:
 
     def fill(self, value: float, width: int) -> Value:
         """A ROW of ``width`` features, all ``value``."""
+        value = value if width else 0.0
         return Value(self, self.graph.add("fill", value=float(value), width=width))
+
+    @property
+    def nothing(self) -> Value:
+        """The ROW without features: whatever has none is this one, and no operation's argument."""
+        return self.fill(0.0, 0)
 
     def _add(self, op: str, *args: Value, **attrs: Any) -> Value:
         return Value(
@@ -143,6 +151,8 @@ class Builder:
     def op(self, op: str, *operands: Value | float) -> Value:
         """A pointwise operation, simplified."""
         args = tuple(a if isinstance(a, Value) else self.const(a) for a in operands)
+        if any(not a.width for a in args):
+            return self.nothing
         constants = [a.constant for a in args]
         known = [c for c in constants if c is not None]
         if len(known) == len(args):
@@ -194,8 +204,8 @@ class Builder:
     def row_of(self, value: Value, width: int | None = None) -> Value:
         """``value`` as a ROW of ``width`` features (its own, if ``None``)."""
         width = value.width if width is None else width
-        if value.constant is not None:
-            return self.fill(value.constant, width)
+        if value.constant is not None or not width:
+            return self.fill(value.constant or 0.0, width)
         if not value.is_row:
             return self._add("add", self.fill(0.0, width), value)
         return self.expand(value, width)
@@ -207,6 +217,8 @@ class Builder:
         if (start, stop) == (0, a.width):
             return a
         node = a.node
+        if start == stop:
+            return self.nothing
         if node.op == "fill":
             return self.fill(node.attrs["value"], stop - start)
         if node.op == "slice":
@@ -231,7 +243,7 @@ class Builder:
     def cat(self, parts: Sequence[Value]) -> Value:
         """Features of all parts, one after the other."""
         flat: list[Value] = []
-        for part in parts:
+        for part in (p for p in parts if p.width):
             inner = [Value(self, n) for n in part.node.args] if part.node.op == "cat" else [part]
             for piece in inner:
                 joined = self._joined(flat[-1], piece) if flat else None
@@ -239,6 +251,8 @@ class Builder:
                     flat.append(piece)
                 else:
                     flat[-1] = joined
+        if not flat:
+            return self.nothing
         return flat[0] if len(flat) == 1 else self._add("cat", *flat)
 
     def _joined(self, left: Value, right: Value) -> Value | None:
@@ -254,8 +268,8 @@ class Builder:
         """Each feature ``width / a.width`` times."""
         if a.width == width:
             return a
-        if a.constant is not None:
-            return self.fill(a.constant, width)
+        if a.constant is not None or not width:
+            return self.fill(a.constant or 0.0, width)
         if a.node.op == "expand":
             return self.expand(Value(self, a.node.args[0]), width)
         return self._add("expand", a, width=width)
@@ -270,7 +284,7 @@ class Builder:
         if a.constant is not None:
             return self.fill(a.constant, n)
         if not n:
-            return self.slice(a, 0, 0)
+            return self.nothing
         runs = _runs(index)
         if len(runs) == 1:
             return self.slice(a, *runs[0])
@@ -297,12 +311,16 @@ class Builder:
         """``sum`` or ``amax`` over each of ``groups`` equal runs."""
         if a.width == groups:
             return a
+        if not a.width:
+            return self.fill(0.0, groups)
         if op == "amax" and a.constant is not None:
             return self.fill(a.constant, groups)
         return self._add(op, a, groups=groups)
 
     def cumsum(self, a: Value, groups: int, reverse: bool) -> Value:
         """Running sums along each of ``groups`` equal runs."""
+        if not a.width:
+            return a
         return self._add("cumsum", a, groups=groups, reverse=reverse)
 
     def normalise(self, a: Value, groups: int, eps: float) -> Value:
@@ -319,6 +337,9 @@ class Builder:
 
     def linear(self, a: Value, matrix: Value, transposed: bool, groups: int = 1) -> Value:
         """A row times a matrix, see the IR."""
+        features = matrix.node.shape[-2 if transposed else -1] * groups
+        if not a.width or not features:
+            return self.fill(0.0, features)
         return self._add("linear", a, matrix, transposed=transposed, groups=groups)
 
     def outer_rows(self, a: Value, dz: Value, transposed: bool, groups: int = 1) -> Value:

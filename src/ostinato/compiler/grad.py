@@ -76,8 +76,8 @@ def _mul(c: Context, g: Value) -> Gradients:
 
 
 def _div(c: Context, g: Value) -> Gradients:
-    da = g / c.args[1]
-    return da, -(da * c.result) if c.wanted[1] else None
+    # Not (g / b) * y, whose first factor may be infinite where y is 0.
+    return g / c.args[1], -(g * (c.result / c.args[1])) if c.wanted[1] else None
 
 
 def _extremum(c: Context, g: Value) -> Gradients:
@@ -95,9 +95,10 @@ def _pow(c: Context, g: Value) -> Gradients:
         slope = g * (b * c.builder.op("pow", a, b - 1.0))
         da = _only(slope, b.ne(0.0)) if b.constant is None else slope
     if c.wanted[1]:
-        # 0 ** b is 0 for all b > 0: no slope, where the formula has 0 * -inf.
-        flat = a.eq(0.0) * (b >= 0.0)
-        db = c.builder.op("where", flat, 0.0, g * (c.result * c.builder.op("log", a)))
+        db = g * (c.result * c.builder.op("log", a))
+        if not a.constant:
+            # 0 ** b is 0 for all b > 0: no slope, where the formula has 0 * -inf.
+            db = c.builder.op("where", a.eq(0.0) * (b >= 0.0), 0.0, db)
     return da, db
 
 
@@ -119,8 +120,8 @@ def _amax(c: Context, g: Value) -> Gradients:
         return v if groups == 1 else c.builder.expand(v, a.width)
 
     ties = a.eq(spread(c.result))
-    count = c.builder.reduce("sum", ties, groups)
-    return (c.builder.op("where", ties, spread(g / count), 0.0),)
+    count = c.builder.reduce("sum", ties, groups)  # 0 if one is NaN: then all gradients are
+    return (spread(g / count) * ties,)
 
 
 def _cumsum(c: Context, g: Value) -> Gradients:

@@ -29,6 +29,7 @@ from ostinato.compiler.layout import (
     spread,
 )
 from ostinato.compiler.lower_features import FEATURES
+from ostinato.compiler.lower_integers import range_of
 from ostinato.compiler.lower_pointwise import POINTWISE
 from ostinato.compiler.preparation import tensors_in
 from ostinato.compiler.recorder import Call, Lowered, Result, common_axis
@@ -98,7 +99,9 @@ def lower(name: str, call: Call) -> list[Result] | None:
 
 
 def _pointwise(name: str, call: Call) -> Lowered:
-    shape = tuple(call.out.shape)
+    shape, dtype = tuple(call.out.shape), call.out.dtype
+    if name.startswith("bitwise_") and dtype is not torch.bool:
+        call.refuse("acts on the bits of whole numbers", "use masks, or remainders and sums")
     operands = [
         v for k, v in call.args.items() if isinstance(v, Tensor) and k not in _STORAGE_ARGUMENTS
     ]
@@ -116,11 +119,17 @@ def _pointwise(name: str, call: Call) -> Lowered:
             arguments.append(rows[id(value)].gather(index, broadcast=True))
         else:
             arguments.append(call.recorder.statics.operand(value, features, call.name))
+    if name == "nan_to_num" and dtype.is_floating_point:
+        top = torch.finfo(dtype).max
+        for i, end in ((2, top), (3, -top)):
+            arguments[i] = end if arguments[i] is None else arguments[i]
     result = POINTWISE[name](*arguments)
-    if call.out.dtype is torch.bool and name in ("_to_copy", "add", "to"):
-        result = result.ne(0.0)  # addition of bools is "or"
     if not isinstance(result, Value):
         result = call.builder.const(result)
+    if dtype is torch.bool:
+        known = range_of(result)
+        if known is None or not known.within(0.0, 1.0):
+            result = result.ne(0.0)
     return Lowered(call.builder.row_of(result, numel(features)), axis)
 
 
@@ -139,6 +148,7 @@ def _fill(call: Call, value: float) -> list[Result]:
             call.refuse_mixing()
         axis = Axis(dims[0])
     width = numel(feature_shape(shape, axis, call.batch))
+    value = float(value != 0.0) if call.out.dtype is torch.bool else value
     return [Lowered(call.builder.fill(value, width), axis)]
 
 

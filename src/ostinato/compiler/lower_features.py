@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ostinato.compiler.layout import Axis, numel
-from ostinato.compiler.lower_pointwise import POINTWISE
+from ostinato.compiler.lower_pointwise import POINTWISE, unit_of
 from ostinato.compiler.lower_products import PRODUCTS
 from ostinato.compiler.preparation import tensors_in
 from ostinato.compiler.recorder import Call, Lowered, Result, Rows
@@ -67,8 +67,8 @@ class _Groups:
         return v if self.groups == 1 else v.builder.expand(v, self.groups * self.size)
 
     def mean(self, v: Value) -> Value:
-        """One number a run."""
-        return self.sum(v) * (1.0 / self.size)
+        """One number a run; of nothing it is NaN."""
+        return self.sum(v) * (1.0 / self.size if self.size else math.nan)
 
     def reduced(self, v: Value) -> Lowered:
         """A result of one number a run, with or without the reduced dimensions."""
@@ -147,34 +147,35 @@ def _safe_sqrt(v: Value) -> Value:
     return v.builder.op("where", zero, 0.0, root)
 
 
-def _variance(g: _Groups, correction: float | None) -> tuple[Value, Value]:
-    mean = g.mean(g.value)
-    centred = g.value - g.over(mean)
-    free = g.size - (1.0 if correction is None else float(correction))
-    scale = 1.0 / free if free > 0 else math.inf
-    return g.sum(centred * centred) * scale, mean
+def _safe_pow(v: Value, p: float) -> Value:
+    """``v ** p`` for ``v >= 0`` with gradient 0 at 0."""
+    zero = v.eq(0.0)
+    power = v.builder.op("pow", v.builder.op("where", zero, 1.0, v), p)
+    return v.builder.op("where", zero, 0.0 if p > 0 else math.inf, power)
 
 
-def _var(call: Call) -> Results:
-    g = _groups(call, _dims(call))
-    return [g.reduced(_variance(g, call["correction"])[0])]
+def _variance(call: Call, g: _Groups, unit: Value | float = 1.0) -> Value:
+    """The variance, of the tensor in units of ``unit``."""
+    # The gradient through the mean is zero: what is less the mean adds up to nothing.
+    centred = (g.value - g.over(g.value.builder.op("stop", g.mean(g.value)))) / unit
+    free = g.size - (1.0 if call["correction"] is None else float(call["correction"]))
+    return g.sum(centred * centred) * (1.0 / free if free > 0 else math.inf)
 
 
-def _std(call: Call) -> Results:
-    g = _groups(call, _dims(call))
-    return [g.reduced(_safe_sqrt(_variance(g, call["correction"])[0]))]
+def _deviation(call: Call, g: _Groups) -> Value:
+    """The standard deviation, whose square may be too large or too small for the dtype."""
+    b = g.value.builder
+    unit = unit_of(g.amax(b.op("abs", g.value - g.over(g.mean(g.value)))))
+    return _safe_sqrt(_variance(call, g, g.over(unit))) * unit
 
 
-def _var_mean(call: Call) -> Results:
-    g = _groups(call, _dims(call))
-    var, mean = _variance(g, call["correction"])
-    return [g.reduced(var), g.reduced(mean)]
+def _moment(of: Callable[[Call, _Groups], Value], mean: bool) -> Callable[[Call], Results]:
+    def rule(call: Call) -> Results:
+        g = _groups(call, _dims(call))
+        means = [g.reduced(g.mean(g.value))] if mean else []
+        return [g.reduced(of(call, g)), *means]
 
-
-def _std_mean(call: Call) -> Results:
-    g = _groups(call, _dims(call))
-    var, mean = _variance(g, call["correction"])
-    return [g.reduced(_safe_sqrt(var)), g.reduced(mean)]
+    return rule
 
 
 def _norm(call: Call) -> Results:
@@ -194,8 +195,8 @@ def _norm(call: Call) -> Results:
     elif p == 0.0:
         result = g.sum(a.ne(0.0))
     else:
-        total = g.sum(a.builder.op("pow", size, p))
-        result = a.builder.op("pow", total, 1.0 / p)
+        total = g.sum(_safe_pow(size, p))
+        result = _safe_pow(total, 1.0 / p)
     return [g.reduced(result)]
 
 
@@ -208,14 +209,19 @@ def _prod(call: Call) -> Results:
     while len(factors) > 1:
         halves = [a * b for a, b in zip(factors[::2], factors[1::2], strict=False)]
         factors = halves + factors[len(halves) * 2 :]
-    return [g.reduced(factors[0])]
+    return [g.reduced(factors[0] if factors else g.value.builder.fill(1.0, g.groups))]
 
 
 def _extremum(sign: float) -> Callable[[Call], Results]:
+    """The first extremum of each run: unlike ``amax`` it has no gradient for the others."""
+
     def rule(call: Call) -> Results:
         g = _groups(call, _dims(call))
-        value = g.amax(g.value) if sign > 0 else -g.amax(-g.value)
-        return [g.reduced(value), _indices(call)]
+        b, a = g.value.builder, g.value
+        top = g.amax(a) if sign > 0 else -g.amax(-a)
+        found = b.op("max", a.eq(g.over(top)), a.ne(a))  # NaN is the extremum if there is one
+        first = (found * b.cumsum(found, g.groups, reverse=False)).eq(1.0)
+        return [g.reduced(g.sum(b.op("where", first, a, 0.0))), _indices(call)]
 
     return rule
 
@@ -343,10 +349,10 @@ _REDUCTIONS: dict[str, Callable[[Call], Results]] = {
     "min": _extremum(-1.0),
     "any": _any,
     "all": _all,
-    "var": _var,
-    "std": _std,
-    "var_mean": _var_mean,
-    "std_mean": _std_mean,
+    "var": _moment(_variance, mean=False),
+    "std": _moment(_deviation, mean=False),
+    "var_mean": _moment(_variance, mean=True),
+    "std_mean": _moment(_deviation, mean=True),
     "linalg_vector_norm": _norm,
     "prod": _prod,
     "cumsum": _cumsum,
