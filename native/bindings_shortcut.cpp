@@ -73,7 +73,8 @@ bool unchanged(nb::handle layer, nb::handle parts) {
 bool ordinary_surroundings() {
   return !is_true(call(callables().is_any_autocast_enabled)) &&
          call(callables().get_tracing_state).is_none() &&
-         !is_true(call(callables().are_transforms_active));
+         !is_true(call(callables().are_transforms_active)) &&
+         nb::cast<int>(attribute(callables().forward_ad, names().current_level)) < 0;
 }
 
 // A tensor's view; false where it isn't in memory, which one of torch.func's never is, nor what is

@@ -255,7 +255,7 @@ class CallBuilder {
     std::vector<TensorView> whole, views;
     whole.reserve(sources.size());
     for (size_t i = 0; i < sources.size(); ++i) {
-      const TensorView v = view_tensor(sources[i]);
+      const TensorView v = signed_view(sources[i]);
       const auto& [name, shape, wanted, gaps, overlaps] = bound_.sources[i];
       if (!v.on_cpu || v.dtype != x_.dtype ||
           !std::equal(shape.begin(), shape.end(), v.shape, v.shape + v.ndim)) {
@@ -370,9 +370,18 @@ class CallBuilder {
     if (!v.on_cpu || v.dtype != x_.dtype) misfit(what);
   }
 
+  // PyTorch may keep a sign beside a tensor's memory, as for z.conj().imag: in a view, whose strides
+  // are none that a tensor is made with.
+  TensorView signed_view(nb::handle tensor) {
+    const TensorView v = view_tensor(tensor);
+    if (v.as_made() || !is_true(ostinato::call(attribute(tensor, names().is_neg)))) return v;
+    held_.push_back(ostinato::call(attribute(tensor, names().resolve_neg)));
+    return view_tensor(held_.back());
+  }
+
   // The engine wants the features of a row side by side.
   TensorView adjacent(nb::handle tensor) {
-    const TensorView v = view_tensor(tensor);
+    const TensorView v = signed_view(tensor);
     return v.ndim == 0 || v.strides[v.ndim - 1] == 1 || v.last() == 1 ? v : contiguous(tensor);
   }
 
@@ -393,7 +402,7 @@ class CallBuilder {
   }
 
   TensorView state(nb::handle tensor, int64_t width) {
-    TensorView v = view_tensor(tensor);
+    const TensorView v = signed_view(tensor);
     check(v, "the state");
     if (v.ndim < 2 || v.last() != width || v.shape[v.ndim - 2] != call.rows) misfit("the state");
     return v.contiguous() ? v : contiguous(tensor);

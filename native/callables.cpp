@@ -19,7 +19,7 @@ void set_callables(nb::dict table) {
   const auto take = [&](const char* name) { return nb::object(table[name]).release(); };
   set = {take("tensor"), take("parameter"), take("is_grad_enabled"), take("get_num_threads"),
          take("is_any_autocast_enabled"), take("get_tracing_state"), take("are_transforms_active"),
-         take("is_dead_wrapper"), take("input_error"), take("code_for"), take("ragged_course"),
+         take("is_dead_wrapper"), take("forward_ad"), take("input_error"), take("code_for"), take("ragged_course"),
          take("apply"), take("apply_in_transforms"), take("second_derivative")};
 }
 
@@ -34,7 +34,8 @@ const Names& names() {
       interned("forward"),       interned("backward"),
       interned("call"),          interned("to_save"),
       interned("saved_tensors"), interned("materialize_grads"),
-      interned("transpose")};
+      interned("transpose"),     interned("is_neg"),
+      interned("resolve_neg"),   interned("_current_level")};
   return all;
 }
 

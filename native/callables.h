@@ -13,6 +13,7 @@ struct Callables {
   nanobind::handle parameter;
   nanobind::handle is_grad_enabled, get_num_threads, is_any_autocast_enabled, get_tracing_state;
   nanobind::handle are_transforms_active, is_dead_wrapper;  // torch.func's
+  nanobind::handle forward_ad;  // the module, whose _current_level is -1 outside of it
   // ours
   nanobind::handle input_error;  // the type
   nanobind::handle code_for;  // (program, wanted) -> code
@@ -30,7 +31,7 @@ const Callables& callables();
 struct Names {
   PyObject *reset, *lengths, *batch_sizes, *reverse, *bptt, *batch_first, *requires_grad, *made,
       *forward, *backward, *call, *to_save, *saved_tensors, *materialize_grads,
-      *transpose;
+      *transpose, *is_neg, *resolve_neg, *current_level;
 };
 
 const Names& names();

@@ -89,6 +89,15 @@ bool TensorView::contiguous() const {
   return true;
 }
 
+bool TensorView::as_made() const {
+  int64_t next = 1;
+  for (int32_t i = ndim - 1; i >= 0; --i) {
+    if (strides[i] != next) return false;
+    next *= shape[i];
+  }
+  return true;
+}
+
 void use_tensor_table(nb::handle capsule) {
   auto* found = static_cast<Table*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   if (found == nullptr) nb::raise_python_error();
@@ -103,6 +112,11 @@ void use_tensor_table(nb::handle capsule) {
 TensorView view_tensor(nb::handle tensor) {
   nb::dlpack::dltensor view;
   if (functions().view_of_object(tensor.ptr(), &view) != 0) nb::raise_python_error();
+  if (view.data == nullptr && product(view.shape, view.shape + view.ndim) > 0) {
+    PyErr_Format(PyExc_RuntimeError, "a tensor of shape %s has no memory: its storage was freed, or it only stands for zeros",
+                 text({view.shape, static_cast<size_t>(view.ndim)}).c_str());
+    nb::raise_python_error();
+  }
   return {static_cast<char*>(view.data) + view.byte_offset, view.ndim, view.shape, view.strides,
           view.device.device_type == nb::device::cpu::value, view.dtype};
 }

@@ -27,6 +27,8 @@ struct TensorView {
   int64_t last() const { return shape[ndim - 1]; }
   int64_t elements() const;
   bool contiguous() const;
+  // Whether strides are those that a new tensor has, those of dimensions with one element too.
+  bool as_made() const;
 };
 
 // A new tensor, and its memory.
@@ -38,7 +40,8 @@ struct NewTensor {
 // Takes the table's capsule; throws std::invalid_argument if it is of another major version.
 void use_tensor_table(nanobind::handle capsule);
 
-// `tensor` must be a torch.Tensor; raises what PyTorch raises where one can't be described so.
+// `tensor` must be a torch.Tensor; raises what PyTorch raises where one can't be described so, and
+// RuntimeError where its elements are nowhere (freed storage, zeros that stand for themselves).
 TensorView view_tensor(nanobind::handle tensor);
 
 // A tensor without gaps in memory of the engine's own, not cleared; `strides` are in elements,

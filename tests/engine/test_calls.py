@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import ostinato
-from helpers import random_input
+from helpers import assert_close, generator, random_input
 from ostinato import _native
 from ostinato.compiler.plan import Needs
 from ostinato.engine.code import compiled
@@ -157,5 +159,75 @@ def test_a_tensor_that_left_a_transform() -> None:
     y, _ = layer(kept[0])
     plain, _ = layer(random_input(T, B, N).float())
     assert torch.equal(y, plain)
-    with pytest.raises(RuntimeError, match="setup_context"):
-        torch.func.grad(lambda x: layer(x)[0].sum())(random_input(T, B, N).float())
+    x = random_input(T, B, N).float()
+    slope = torch.func.grad(lambda x: layer(x)[0].sum())(x)
+    (want,) = torch.autograd.grad(layer(x.requires_grad_())[0].sum(), x)
+    assert_close(slope, want)
+
+
+@pytest.mark.parametrize(
+    "make", [ostinato.nn.GRU, lambda i, h: ostinato.Recurrent(nn.GRUCell(i, h))]
+)
+def test_a_sign_kept_beside_the_memory(make: Any) -> None:
+    """Of views as ``z.conj().imag``, in x, a state and an incoming gradient."""
+
+    def negative(*shape: int) -> torch.Tensor:
+        draw = torch.randn(*shape, 2, generator=generator(1))
+        found = torch.view_as_complex(draw).conj().imag
+        assert found.is_neg()
+        return found
+
+    for width in (1, 3):
+        layer = make(width, width)
+        lead = (1,) if isinstance(layer, nn.RNNBase) else ()
+        given = negative(T, B, width), negative(*lead, B, width), negative(T, B, width)
+        for _ in range(2):  # the second time by the shortcut
+            found = []
+            for x, h, dy in (given, [t.resolve_neg() for t in given]):
+                x, h = x.detach().requires_grad_(), h.detach().requires_grad_()
+                y, final = layer(x, h)
+                found.append([y, final, *torch.autograd.grad(y, [x, h, *layer.parameters()], dy)])
+            for got, want in zip(*found, strict=True):
+                assert torch.equal(got, want)
+
+
+def test_a_source_with_a_sign_beside_its_memory() -> None:
+    class Conjugate(nn.Module):
+        state_size = H
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.z = nn.Parameter(torch.randn(N, H, dtype=torch.complex64, generator=generator(2)))
+
+        def forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(x @ self.z.conj().imag + h)
+
+    cell = Conjugate()
+    x = random_input(T, B, N).float()
+    y, _ = ostinato.Recurrent(cell)(x)
+    assert_close(y, ostinato.Recurrent(cell, engine="eager")(x)[0])
+
+
+@pytest.mark.parametrize("what", ["x", "state", "weight", "gradient"])
+def test_tensors_without_memory(what: str) -> None:
+    """What has freed its storage, as sharded parameters do, or only stands for zeros."""
+
+    def freed(t: torch.Tensor) -> torch.Tensor:
+        t = t.detach().clone()
+        t.untyped_storage().resize_(0)
+        return t
+
+    for layer in (ostinato.nn.GRU(N, H), ostinato.Recurrent(nn.GRUCell(N, H))):
+        x = random_input(T, B, N).float()
+        y, h = layer(x)
+        layer(x)
+        if what == "weight":
+            next(layer.parameters()).untyped_storage().resize_(0)
+        if what == "gradient":
+            call = partial(y.backward, torch._efficientzerotensor(y.shape))
+        else:
+            call = partial(
+                layer, freed(x) if what == "x" else x, freed(h) if what == "state" else h
+            )
+        with pytest.raises(RuntimeError, match="has no memory"):
+            call()

@@ -167,6 +167,7 @@ _native.use(
         "get_tracing_state": torch._C._get_tracing_state,
         "are_transforms_active": torch._C._are_functorch_transforms_active,
         "is_dead_wrapper": _functions.is_dead_tensor_wrapper,
+        "forward_ad": torch.autograd.forward_ad,
         "input_error": InputError,
         "code_for": code_for,
         "ragged_course": ragged_course,
