@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -175,6 +176,51 @@ class ChangesDtype(Base):
         return h.float().tanh().double()  # HERE
 
 
+class Bits(Base):
+    def forward(self, x, h):
+        return h * ((h > 0).sum(1, keepdim=True) & 1)  # HERE
+
+
+class WrapsAround(Base):
+    def forward(self, x, h):
+        return h * ((h > 0).to(torch.uint8) * 200 * 2)  # HERE
+
+
+class WrapsBelow(Base):
+    def forward(self, x, h):
+        return h * ((h > 0).to(torch.uint8) - 1)  # HERE
+
+
+class LargeInteger(Base):
+    def forward(self, x, h):
+        return h * ((h > 0).long() * (2**60 + 1) - 2**60)  # HERE
+
+
+class OtherFloat(Base):
+    def forward(self, x, h):
+        return h * ((h > 0).float() * 0.1)  # HERE
+
+
+class Truncated(Base):
+    def forward(self, x, h):
+        return h * (h > 0).sum(1, keepdim=True).float().mul(0.5).int()  # HERE
+
+
+class RoundedQuotient(Base):
+    def forward(self, x, h):
+        return h * torch.remainder(h, 0.1)  # HERE
+
+
+class RowDivisor(Base):
+    def forward(self, x, h):
+        return h * torch.fmod(h, h.detach().abs() + 1)  # HERE
+
+
+class NoTail(Base):
+    def forward(self, x, h):
+        return torch.erfc(h)  # HERE
+
+
 class BatchSize(Base):
     def forward(self, x, h):
         return h + torch.arange(h.shape[0], dtype=h.dtype)[:, None]  # HERE
@@ -244,6 +290,15 @@ LOCATED = {
     WritesParameter: "writes into gain in place",
     HiddenWrite: "no_grad",
     ChangesDtype: "float32",
+    Bits: "bits",
+    WrapsAround: "uint8",
+    WrapsBelow: "uint8",
+    LargeInteger: "int64",
+    OtherFloat: "float32",
+    Truncated: "float32",
+    RoundedQuotient: "power of two",
+    RowDivisor: "power of two",
+    NoTail: "no rule",
     BatchSize: "depends on the batch size",
     Choice: "fixed index",
     Argmax: "softmax",
@@ -296,6 +351,11 @@ class NotDifferentiable(Base):
 
 class NumPy(Base):
     def forward(self, x, h):
+        return h + torch.from_numpy(np.ones(tuple(h.shape)))
+
+
+class ToNumPy(Base):
+    def forward(self, x, h):
         return h + torch.from_numpy(h.detach().numpy())
 
 
@@ -303,10 +363,11 @@ class NumPy(Base):
     ("cls", "text"),
     [
         (Hook, "hook"),
-        (PythonState, "call to call"),
+        (PythonState, "sets its calls in a step"),
         (OwnBatch, "depends on the batch size"),
         (NotDifferentiable, "can't be differentiated"),
         (NumPy, "neither from x nor from the state"),
+        (ToNumPy, "numpy() makes a Python value"),
     ],
 )
 def test_refused(cls, text):

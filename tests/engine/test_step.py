@@ -16,8 +16,9 @@ from torch.nn.utils import parametrizations
 
 from helpers import assert_close, generator, randomise
 from ostinato import cells
+from ostinato.compiler.substitute import substitute
 from ostinato.engine import step as step_module
-from ostinato.engine.step import Step, substitute
+from ostinato.engine.step import Step
 from ostinato.engine.structure import structure_of
 from ostinato.errors import InputError, TraceError
 

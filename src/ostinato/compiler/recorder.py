@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ostinato.compiler.builder import Builder, Value
@@ -33,6 +34,7 @@ from ostinato.compiler.layout import (
     feature_shape,
 )
 from ostinato.compiler.location import refusal, user_location
+from ostinato.compiler.lower_integers import fits
 from ostinato.compiler.preparation import function_name, tensors_in
 from ostinato.compiler.statics import Statics
 from ostinato.errors import TraceError
@@ -51,7 +53,13 @@ _HINTS = {
     "argmin": ("picks by the data's values", "use a softmax, or amin and a comparison"),
     "convolution": ("is a convolution", "write it as a linear map"),
 }
+#: What takes values out of a tensor without an operation that the recorder would see.
+_TAKES_VALUES = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__})
 _MIXING = "mixes the rows of the batch"
+_NO_VALUE = (
+    "makes a Python value of what depends on the data, as a branch does",
+    "use torch.where, or arithmetic with a mask",
+)
 _EACH_ROW = "let each row depend on its own input and state alone"
 
 
@@ -205,6 +213,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _should_skip_dynamo(cls) -> bool:
         return False  # skipping it would mean to import it: 1.5 s
 
+    def call(self, function: Callable[[], Any]) -> Any:
+        """What ``function`` returns, recorded."""
+        with self, _Values(self):
+            result = function()
+        if self.error is not None:
+            raise self.error
+        return result
+
     def close(self) -> None:
         """Let go of what was recorded.
 
@@ -300,6 +316,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._lower(Call(self, function, args, kwargs, result), written)
         return result
 
+    def check_value(self, tensor: Tensor, name: str) -> None:
+        """Refuse that Python gets the values of ``tensor``."""
+        try:
+            if self.is_rows(tensor):
+                raise refusal(name, *_NO_VALUE)
+            self.statics.check_value(tensor, name)
+        except TraceError as error:
+            self.error = self.error or error
+            raise
+
     def check(self, tensor: Tensor, name: str) -> None:
         """Refuse a tensor whose gradient is not what its operations say."""
         origin: Any = tensor.grad_fn
@@ -363,10 +389,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         results = tensors_in(call.result)
         name = call.name.removesuffix("_") if written else call.name
         if not results:
-            call.refuse(
-                "makes a Python value of what depends on the data, as a branch does",
-                "use torch.where, or arithmetic with a mask",
-            )
+            call.refuse(*_NO_VALUE)
         lost = self._unavailable(call)
         if lost is not None and not written:
             # What only passes on what can't be had is not refused yet: it may end in a branch,
@@ -388,7 +411,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif any(tensor is w for w in written):
                 self._write(tensor, value, call)
             else:
-                self._check_dtype(tensor, call)
+                self._check_dtype(tensor, value, call)
                 self._new_storage(tensor, value, fresh=True)
 
     def _set_unavailable(self, tensor: Tensor, why: TraceError) -> None:
@@ -406,7 +429,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 found = storage.refusal
         return found
 
-    def _check_dtype(self, tensor: Tensor, call: Call) -> None:
+    def _check_dtype(self, tensor: Tensor, result: Lowered, call: Call) -> None:
         if tensor.dtype in (self.dtype, torch.bool):
             return
         sources = [t for t in tensors_in((call.raw_args, call.raw_kwargs)) if self.is_rows(t)]
@@ -415,8 +438,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"turns rows of {self.dtype} into {tensor.dtype}",
                 f"keep {self.dtype} throughout the cell",
             )
-        # What is made of masks (``(x > 0).float()``, a count) holds small whole numbers, the same
-        # in every dtype.
+        # What is made of masks (``(x > 0).float()``, a count) may be small whole numbers, the same
+        # in both dtypes.
+        if not fits(result.value, tensor.dtype, self.dtype):
+            call.refuse(
+                f"makes numbers of {tensor.dtype} that {self.dtype} may round or wrap otherwise",
+                f"keep {self.dtype} throughout the cell",
+            )
 
     def _new_storage(self, tensor: Tensor, lowered: Lowered, fresh: bool) -> None:
         geometry = Geometry.of(tensor)
@@ -434,7 +462,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _write(self, tensor: Tensor, new: Lowered, call: Call) -> None:
         storage = self.storages[tensor.untyped_storage()._cdata]
         assert isinstance(storage, RowStorage)
-        self._check_dtype(tensor, call)
+        self._check_dtype(tensor, new, call)
         found = storage.layout.find(Geometry.of(tensor), self.batch)
         if found is None or found[0] != new.axis:
             call.refuse_mixing()
@@ -463,6 +491,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.builder.row_of(rows.gather())
         width = tensor.shape[1]
         return self.builder.row_of(self.statics.operand(tensor, (1, width), "a result"), width)
+
+
+class _Values(TorchFunctionMode):
+    """Sees what takes values out of tensors past the dispatcher."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _TAKES_VALUES:
+            self._recorder.check_value(args[0], f"{func.__name__}()")
+        return func(*args, **(kwargs or {}))
 
 
 def common_axis(rows: Iterable[Rows], ndim: int, call: Call) -> Axis:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from ostinato.compiler.recorder import Recorder
 
 _SIZES = frozenset({"size", "shape", "repeats"})
+_NO_VALUE = (
+    "turns a parameter or buffer into a Python value, which would be frozen",
+    "compute with tensors, or keep the number as a plain attribute of the cell",
+)
 
 
 @dataclass
@@ -182,6 +186,11 @@ class Statics:
         if storage.frozen:
             raise refusal(op, "changes weights that are already in use", "change a clone of them")
 
+    def check_value(self, tensor: Tensor, op: str) -> None:
+        """Refuse that Python gets the values of what may change from call to call."""
+        if self._known(tensor) and self.storage(tensor).constant is None:
+            raise refusal(op, *_NO_VALUE)
+
     # ---- recording
 
     def call(
@@ -205,11 +214,7 @@ class Statics:
         results = tensors_in(result)
         if not results:
             if not written and not constant:
-                raise refusal(
-                    name.removeprefix("_local_"),
-                    "turns a parameter or buffer into a Python value, which would be frozen",
-                    "compute with tensors, or keep the number as a plain attribute of the cell",
-                )
+                raise refusal(name.removeprefix("_local_"), *_NO_VALUE)
             return result
         arguments, keywords = _with_slots(args, slots), _with_slots(kwargs, slots)
         virtual = any(self._info[n].virtual for n in slots.values()) or any(

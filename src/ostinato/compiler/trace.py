@@ -22,9 +22,11 @@ from ostinato.compiler.convention import call_cell, random_inputs, split_result
 from ostinato.compiler.cuts import find_cuts
 from ostinato.compiler.ir import Program, StaticSpec
 from ostinato.compiler.lower import lower
+from ostinato.compiler.preparation import tensors_in
 from ostinato.compiler.proof import prove
 from ostinato.compiler.recorder import Recorder
 from ostinato.compiler.simplify import simplify
+from ostinato.compiler.substitute import substitute
 from ostinato.errors import TraceError
 
 if TYPE_CHECKING:
@@ -87,7 +89,9 @@ def trace(
         TraceError: the cell does something that a row-wise step can't express. Errors of the
             cell's own pass through with a note on what it was called with.
     """
-    with _lock, torch.inference_mode(False), torch.enable_grad(), _untouched(cell):
+    _refuse_backward_hooks(cell)
+    with _lock, torch.inference_mode(False), torch.enable_grad():
+        cell = _prepared(cell)
         tensors = _tensors_of(cell)
         if any(t.is_inference() for t in tensors.values()):
             raise TraceError(
@@ -95,17 +99,31 @@ def trace(
                 "have no gradients; make the cell outside torch.inference_mode(), or ask for "
                 'engine="eager"'
             )
-        sizes = _batch_sizes(tensors, input_size, state_sizes)
-        first, second = (_record(cell, tensors, input_size, state_sizes, dtype, b) for b in sizes)
-        if _signature(first) != _signature(second):
-            raise TraceError(
-                f"{type(cell).__name__} computes something else for a batch of {sizes[0]} rows "
-                f"than for {sizes[1]}: its program depends on the batch size or changes from call "
-                'to call; let each row depend on itself alone, or ask for engine="eager"'
-            )
-        bare = isinstance(state_sizes, int)
-        prove(cell, first.program, first.preparation, tensors, dtype, bare=bare)
-        return first
+        with _untouched(cell) as before:
+            return _trace(cell, tensors, input_size, state_sizes, dtype, before)
+
+
+def _trace(
+    cell: nn.Module,
+    tensors: Mapping[str, Tensor],
+    input_size: int,
+    state_sizes: tuple[int, ...] | int,
+    dtype: torch.dtype,
+    before: _Members,
+) -> Trace:
+    sizes = _batch_sizes(tensors, input_size, state_sizes)
+    first, second = (
+        _record(cell, tensors, input_size, state_sizes, dtype, b, before) for b in sizes
+    )
+    if _signature(first) != _signature(second):
+        raise TraceError(
+            f"{type(cell).__name__} computes something else for a batch of {sizes[0]} rows "
+            f"than for {sizes[1]}: its program depends on the batch size or changes from call "
+            'to call; let each row depend on itself alone, or ask for engine="eager"'
+        )
+    bare = isinstance(state_sizes, int)
+    prove(cell, first.program, first.preparation, tensors, dtype, bare=bare)
+    return first
 
 
 def _record(
@@ -115,6 +133,7 @@ def _record(
     state_sizes: tuple[int, ...] | int,
     dtype: torch.dtype,
     batch: int,
+    before: _Members,
 ) -> Trace:
     widths = (state_sizes,) if isinstance(state_sizes, int) else tuple(state_sizes)
     x, state = random_inputs(input_size, widths, dtype, batch)
@@ -122,11 +141,11 @@ def _record(
         recorder.add_input(x, "x")
         for k, tensor in enumerate(state):
             recorder.add_input(tensor, "state", index=k)
-        with recorder:
-            result = call_cell(cell, x, state, bare=isinstance(state_sizes, int))
-        if recorder.error is not None:
-            raise recorder.error
-        output, new_state, only = split_result(cell, result, state, x, isinstance(state_sizes, int))
+        bare = isinstance(state_sizes, int)
+        result = recorder.call(lambda: call_cell(cell, x, state, bare=bare))
+        for name, value in before.assigned():
+            _check_assigned(cell, name, value, recorder)
+        output, new_state, only = split_result(cell, result, state, x, bare)
         for tensor in (output, *new_state):
             recorder.check(tensor, "the result")
         numbers = [recorder.row_of(t).number for t in (output, *new_state)]
@@ -147,14 +166,29 @@ def _record(
         return Trace(program, preparation, sources, only, recorder.statics.baked)
 
 
-def _tensors_of(cell: nn.Module) -> dict[str, Tensor]:
-    """The cell's tensors by dotted name: parametrised parameters, parameters, buffers, others."""
-    tensors: dict[str, Tensor] = {}
-    for prefix, module in cell.named_modules():
-        path = f"{prefix}." if prefix else ""
+def _prepared(cell: nn.Module) -> nn.Module:
+    """The cell; or if need be one like it, so that nothing of the cell's own is changed meanwhile.
+
+    There parametrised tensors are computed, once, and frozen parameters require gradients, so that
+    a trace made while some are frozen holds after they are freed.
+    """
+    others: dict[str, Tensor] = {
+        name: p.detach().requires_grad_()
+        for name, p in cell.named_parameters()
+        if not p.requires_grad and p.is_floating_point()
+    }
+    thawed = substitute(cell, others) if others else cell
+    computed: dict[str, Tensor] = {}
+    for prefix, module in thawed.named_modules():
         if parametrize.is_parametrized(module):
-            for name in module.parametrizations:
-                tensors[path + name] = getattr(module, name)
+            path = f"{prefix}." if prefix else ""
+            computed |= {path + name: getattr(module, name) for name in module.parametrizations}
+    return substitute(thawed, computed) if computed else thawed
+
+
+def _tensors_of(cell: nn.Module) -> dict[str, Tensor]:
+    """The cell's tensors by dotted name: parameters, buffers, others."""
+    tensors: dict[str, Tensor] = {}
     tensors.update(cell.named_parameters())
     tensors.update(cell.named_buffers())
     for prefix, module in cell.named_modules():
@@ -188,30 +222,68 @@ def _signature(trace: Trace) -> Any:
     )
 
 
-@contextlib.contextmanager
-def _untouched(cell: nn.Module) -> Iterator[None]:
-    """Leaves the cell and the random number generator as they were.
+def _refuse_backward_hooks(cell: nn.Module) -> None:
+    for path, module in cell.named_modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            where = f"its {path}" if path else "it"
+            raise TraceError(
+                f"{type(cell).__name__} can't be traced, since {where} has a backward hook, which "
+                "would be called at each step; put the hook on the layer or on a parameter, or ask "
+                'for engine="eager"'
+            )
 
-    Parametrised tensors are computed once. Frozen parameters require gradients meanwhile, so that
-    a trace made while some are frozen holds after they are freed.
+
+def _check_assigned(cell: nn.Module, name: str, value: Any, recorder: Recorder) -> None:
+    """Refuse what a step has put into the cell, but what it would put there again at each step.
+
+    That is what depends on parameters alone: forward hooks of ``torch.nn.utils.prune`` do so.
     """
-    frozen = [p for p in cell.parameters() if not p.requires_grad and p.is_floating_point()]
-    members = [vars(m) for m in cell.modules()]
-    members += [vars(m)[k] for m in cell.modules() for k in ("_parameters", "_buffers", "_modules")]
-    before = [dict(m) for m in members]
-    random_state = torch.get_rng_state()
-    try:
-        for p in frozen:
-            p.requires_grad_(True)
-        with parametrize.cached():
-            yield
-    finally:
-        for p in frozen:
-            p.requires_grad_(False)
-        torch.set_rng_state(random_state)
-        for held, was in zip(members, before, strict=True):
+    tensors = tensors_in(value)
+    if tensors and not any(map(recorder.is_rows, tensors)):
+        return
+    raise TraceError(
+        f"{type(cell).__name__} sets its {name} in a step, which a trace would do once; return "
+        "what changes as part of the state, set what doesn't before the first call, or ask for "
+        'engine="eager"'
+    )
+
+
+class _Members:
+    """What a cell's modules hold, as it was at first."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        self._held: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
+        for path, module in cell.named_modules():
+            inside = vars(module)
+            for held in (inside, *(inside[k] for k in ("_parameters", "_buffers", "_modules"))):
+                self._held.append((f"{path}." if path else "", held, dict(held)))
+
+    def assigned(self) -> Iterator[tuple[str, Any]]:
+        """Names and values of what has been set since to something else."""
+        for path, held, was in self._held:
+            for name, value in held.items():
+                old = was.get(name)
+                same_number = isinstance(value, (int, float, str)) and value == old
+                if (name not in was or value is not old) and not same_number:
+                    yield path + name, value
+
+    def restore(self) -> None:
+        """As it was."""
+        for _, held, was in self._held:
             for name in [n for n in held if n not in was]:
                 del held[name]
             for name, value in was.items():
                 if name not in held or held[name] is not value:
                     held[name] = value
+
+
+@contextlib.contextmanager
+def _untouched(cell: nn.Module) -> Iterator[_Members]:
+    """Leaves the cell and the random number generator as they were."""
+    before = _Members(cell)
+    random_state = torch.get_rng_state()
+    try:
+        yield before
+    finally:
+        torch.set_rng_state(random_state)
+        before.restore()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+from torch.autograd import forward_ad
+
 from ostinato.engine import cudnn
 from ostinato.engine.native import DTYPES
 from ostinato.errors import InputError, TraceError
 
 if TYPE_CHECKING:
-    import torch
-
     from ostinato.compiler.trace import Trace
     from ostinato.engine.step import Step
 
@@ -42,6 +43,15 @@ def check_engine(engine: str) -> None:
         raise InputError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
 
 
+def other_derivatives() -> str | None:
+    """What may want more than a backward pass here."""
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation"
+    if torch._C._are_functorch_transforms_active():
+        return "a transform of torch.func"
+    return None
+
+
 def choose(
     step: Step,
     input_size: int,
@@ -62,7 +72,8 @@ def choose(
         plain: no resets and no truncated BPTT, which cuDNN hasn't.
 
     Raises:
-        InputError: ``engine="native"`` on a device or dtype that it doesn't have.
+        InputError: ``engine="native"`` on a device or dtype that it doesn't have, or within
+            forward-mode differentiation or a transform of torch.func.
         TraceError: ``engine="native"`` for a cell that can't be traced.
     """
     if engine == "eager":
@@ -72,6 +83,8 @@ def choose(
         obstacle = f"the native engine runs on the CPU, the input is on {device}"
     elif dtype not in DTYPES:
         obstacle = f"the native engine computes in float32 and float64, the input is {dtype}"
+    elif (other := other_derivatives()) is not None:
+        obstacle = f"the native engine has a backward pass alone, and this is in {other}"
     if obstacle is None:
         try:
             trace = step.trace(input_size, dtype)
@@ -86,6 +99,7 @@ def choose(
         return found
     if engine == "native":
         raise InputError(f'engine="native": {obstacle}; use engine="auto" or "eager"')
-    if device.type == "cuda" and plain and cudnn.mode_of(step.cell) is not None:
+    can_cudnn = device.type == "cuda" and plain and other_derivatives() is None
+    if can_cudnn and cudnn.mode_of(step.cell) is not None:
         return Choice("cudnn", f"{obstacle}; cuDNN has this cell")
     return Choice("eager", obstacle, slow=True)

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import enum
 import inspect
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ostinato.engine.structure import (
     ATOMS,
+    HOOKS,
     MODULE_INTERNALS,
-    class_attributes,
+    data_of_class,
+    data_of_function,
+    has_hooks,
     is_global_function,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 #: ``(dict, items)``: it has just these items, key, value, key, value, in this order.
 #: ``(mapping, key, value)``: that is its value. ``(module, class, dict, items)``: it is of this
@@ -30,7 +34,7 @@ Part = tuple[Any, ...]
 
 _KINDS = (*ATOMS, float, complex)
 _TENSORS = (Tensor, nn.Parameter)
-_WATCHED = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+_WATCHED = ("_parameters", "_buffers", "_modules", *HOOKS)
 #: What says how a cell is called; computed by a property it may change with anything.
 _SIZES = ("state_size", "hidden_size", "input_size")
 
@@ -43,10 +47,8 @@ def lasting_parts(cell: nn.Module) -> tuple[list[Part], list[Tensor]] | None:
     """
     if any(hasattr(inspect.getattr_static(cell, name, None), "__get__") for name in _SIZES):
         return None
-    parts: list[Part] = []
-    tensors: list[Tensor] = []
-    seen: set[int] = set()
-    return (parts, tensors) if _add(cell, parts, tensors, seen) else None
+    found = _Collector()
+    return (found.parts, found.tensors) if found.add_module(cell) else None
 
 
 def _items(held: Mapping[Any, Any]) -> tuple[Any, ...]:
@@ -54,36 +56,59 @@ def _items(held: Mapping[Any, Any]) -> tuple[Any, ...]:
     return tuple([x for pair in held.items() for x in pair])
 
 
-def _add(module: nn.Module, parts: list[Part], tensors: list[Tensor], seen: set[int]) -> bool:
-    """Add the parts of ``module``; whether they tell all."""
-    if id(module) in seen:
+class _Collector:
+    """Collects parts; what adds some says whether they tell all."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.tensors: list[Tensor] = []
+        self._seen: set[int] = set()
+
+    def _is_new(self, value: Any) -> bool:
+        is_new = id(value) not in self._seen
+        self._seen.add(id(value))
+        return is_new
+
+    def add_module(self, module: nn.Module) -> bool:
+        if not self._is_new(module):
+            return True
+        inside = module.__dict__
+        cls: Any = type(module)
+        children = inside["_modules"]
+        if "parametrizations" in children or has_hooks(inside):
+            return False
+        own = [value for name, value in inside.items() if name not in MODULE_INTERNALS]
+        if not (all(map(self.add, own)) and self.add_data(data_of_class(cls))):
+            return False
+        self.parts.append((module, cls, inside, _items(inside)))
+        self.parts.extend([(inside[name], _items(inside[name])) for name in _WATCHED])
+        for held in (inside["_parameters"], inside["_buffers"]):
+            tensors = [tensor for tensor in held.values() if tensor is not None]
+            if not all(type(tensor) in _TENSORS for tensor in tensors):
+                return False
+            self.tensors.extend(tensors)
+        return all(child is None or self.add_module(child) for child in children.values())
+
+    def add_data(self, places: Iterable[tuple[Mapping[str, Any], str]]) -> bool:
+        for held, name in places:
+            value = held.get(name)
+            if not self.add(value):
+                return False
+            self.parts.append((held, name, value))
         return True
-    seen.add(id(module))
-    inside = module.__dict__
-    cls: Any = type(module)
-    children = inside["_modules"]
-    if "parametrizations" in children or inside["_forward_hooks"] or inside["_forward_pre_hooks"]:
-        return False
-    if not all(_lasts(value) for name, value in inside.items() if name not in MODULE_INTERNALS):
-        return False
-    parts.append((module, cls, inside, _items(inside)))
-    parts.extend([(inside[name], _items(inside[name])) for name in _WATCHED])
-    for owner, name in class_attributes(cls):
-        value = owner.__dict__.get(name)
-        if not _lasts(value):
-            return False
-        parts.append((owner.__dict__, name, value))
-    for held in (inside["_parameters"], inside["_buffers"]):
-        own = [tensor for tensor in held.values() if tensor is not None]
-        if not all(type(tensor) in _TENSORS for tensor in own):
-            return False
-        tensors.extend(own)
-    return all(child is None or _add(child, parts, tensors, seen) for child in children.values())
 
-
-def _lasts(value: Any) -> bool:
-    """Whether the same object is always the same value."""
-    kind = type(value)
-    if kind is tuple:
-        return all(map(_lasts, value))
-    return kind in _KINDS or isinstance(value, enum.Enum) or is_global_function(value)
+    def add(self, value: Any) -> bool:
+        """A value of which the same object is to be the same value, with the parts added here."""
+        kind = type(value)
+        if kind is tuple:
+            return all(map(self.add, value))
+        if kind is dict:
+            if self._is_new(value):
+                self.parts.append((value, _items(value)))
+                return all(map(self.add, _items(value)))
+            return True
+        if isinstance(value, nn.Module):
+            return self.add_module(value)
+        if kind is FunctionType and is_global_function(value):
+            return self.add_data(data_of_function(value)) if self._is_new(value) else True
+        return kind in _KINDS or isinstance(value, enum.Enum) or is_global_function(value)

@@ -7,21 +7,23 @@
 from __future__ import annotations
 
 import threading
-import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.parameter import is_lazy
 
+from ostinato.compiler.substitute import substitute
 from ostinato.compiler.trace import Trace, trace
 from ostinato.engine.state import StateSize, find_state_size, split_result, widths
 from ostinato.engine.structure import Structure, structure_of
+from ostinato.engine.surroundings import by_itself
 from ostinato.errors import TraceError
 
 State = tuple[Tensor, ...]
@@ -29,10 +31,6 @@ StepFunction = Callable[[Tensor, State], tuple[Tensor, State]]
 
 #: How many traces are kept for cells that are gone; the oldest goes first.
 _SHARED_TRACES = 256
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ class _Memo:
 
 
 _memos: dict[int, _Memo] = {}
-_shared: OrderedDict[Any, Trace | _Failure] = OrderedDict()
+_shared: OrderedDict[Any, Trace] = OrderedDict()
 _lock = threading.RLock()
 
 
@@ -96,7 +94,13 @@ class Step:
             TraceError: the cell does something that a row-wise step can't express.
         """
         cell = self.cell
-        structure = structure_of(cell)
+        try:
+            structure = structure_of(cell)
+        except RuntimeError:
+            if not any(map(is_lazy, chain(cell.parameters(), cell.buffers()))):
+                raise
+            self._initialise(input_size, dtype)
+            structure = structure_of(cell)
         memo = _memos.get(id(cell))
         if memo is None or memo.cell() is not cell or not _same(memo.structure, structure):
             memo = _remember(cell, structure)
@@ -107,6 +111,15 @@ class Step:
         if isinstance(found, _Failure):
             raise TraceError(*found.arguments)
         return found
+
+    def _initialise(self, input_size: int, dtype: torch.dtype) -> None:
+        """Lazy modules learn their sizes from a call."""
+        device = next(p.device for p in self.cell.parameters() if is_lazy(p))
+        x, *state = (
+            torch.zeros(1, n, dtype=dtype, device=device) for n in (input_size, *self.state_sizes)
+        )
+        with by_itself(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self.cell(x, state[0] if self.bare else tuple(state))
 
     def _fits(self, found: Trace | _Failure) -> bool:
         """Whether values that went into the trace (an index, say) are still the same."""
@@ -120,23 +133,20 @@ class Step:
         key = (structure.key, request)
         with _lock:
             found = _shared.get(key)
-            if found is None or not self._fits(found):
-                found = _shared[key] = self._make(request)
+            if found is not None and self._fits(found):
+                _shared.move_to_end(key)
+                return found
+            made = self._make(request)
+            # Why one cell can't be traced need not be so of another one: its tensors may be odd.
+            if not isinstance(made, _Failure):
+                _shared[key] = made
                 if len(_shared) > _SHARED_TRACES:
                     _shared.popitem(last=False)
-            else:
-                _shared.move_to_end(key)
-            return found
+            return made
 
     def _make(self, request: tuple[int, torch.dtype, StateSize]) -> Trace | _Failure:
         input_size, dtype, state_size = request
-        # What surrounds the first call must not become part of the trace, nor see what it saves.
-        with (
-            _lock,
-            torch.inference_mode(False),
-            torch.autocast("cpu", enabled=False),
-            saved_tensors_hooks(_itself, _itself),
-        ):
+        with _lock, by_itself():
             # The cell may be a mould without memory of its own: trace it as it will run.
             cell = substitute(self.cell, self.tensors) if self.tensors else self.cell
             try:
@@ -243,68 +253,3 @@ def _remember(cell: nn.Module, structure: Structure) -> _Memo:
 
     memo = _memos[number] = _Memo(weakref.ref(cell, forget), structure)
     return memo
-
-
-def substitute(cell: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A shallow copy of ``cell`` that uses ``tensors`` in place of its own; ``cell`` is untouched.
-
-    Unlike ``torch.func.functional_call`` it doesn't write into the module for the duration of the
-    call, so several threads can run the same cell, and a parametrised parameter can be replaced.
-
-    Args:
-        cell: the module.
-        tensors: by dotted name; what isn't named is shared with ``cell``.
-
-    Raises:
-        KeyError: a name is not a parameter or buffer of the cell.
-    """
-    modules = dict(cell.named_modules())
-    copies: dict[int, Any] = {}
-    for module in modules.values():
-        copies[id(module)] = module.__new__(_unparametrised(module))
-    fresh: dict[int, dict[str, Tensor]] = {id(m): {} for m in modules.values()}
-    for name, tensor in tensors.items():
-        path, _, own = name.rpartition(".")
-        module = modules[path]
-        if own in module._parameters or own in module._buffers:
-            old = getattr(module, own)
-            if old is not None:
-                copies[id(old)] = tensor  # wherever else the cell holds this very tensor
-        elif own not in module._modules.get("parametrizations", ()):
-            raise KeyError(name)
-        fresh[id(module)][own] = tensor
-    for module in modules.values():
-        inside = {
-            name: _replaced(value, copies) if value else value
-            for name, value in module.__dict__.items()
-            if name not in ("_parameters", "_buffers", "_modules")
-        }
-        for kind in ("_parameters", "_buffers", "_modules"):
-            held = getattr(module, kind)
-            inside[kind] = {name: copies.get(id(v), v) for name, v in held.items()}
-        if type(copies[id(module)]) is not type(module):
-            inside["_modules"].pop("parametrizations")
-        for name, tensor in fresh[id(module)].items():
-            group = "_buffers" if name in inside["_buffers"] else "_parameters"
-            inside[group][name] = tensor
-        copies[id(module)].__dict__.update(inside)
-    replica: nn.Module = copies[id(cell)]
-    return replica
-
-
-def _unparametrised(module: nn.Module) -> type:
-    cls = type(module)
-    return cls.__mro__[1] if "parametrizations" in module._modules else cls
-
-
-def _replaced(value: Any, copies: Mapping[int, Any]) -> Any:
-    """``value`` with modules and tensors of the cell exchanged, in plain containers too."""
-    if id(value) in copies:
-        return copies[id(value)]
-    if isinstance(value, types.MethodType) and id(value.__self__) in copies:
-        return types.MethodType(value.__func__, copies[id(value.__self__)])
-    if type(value) in (list, tuple):
-        return type(value)(_replaced(item, copies) for item in value)
-    if type(value) is dict:
-        return {key: _replaced(item, copies) for key, item in value.items()}
-    return value

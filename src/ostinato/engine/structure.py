@@ -2,8 +2,8 @@
 
 The tuple holds, for each module of the cell: its class, its training flag, its plain Python
 attributes (containers and plain objects are followed), the names, shapes and dtypes of its
-parameters and buffers and which of them are the same tensor, its hooks. Values of parameters and
-buffers are not part of it.
+parameters and buffers and which of them are the same tensor, its hooks, and the global variables
+that its class's code reads. Values of parameters and buffers are not part of it.
 
 It is computed at each call of a layer to find the trace again, so it is written for speed: 4 us
 for ``torch.nn.GRUCell``, 5.5 us for ``cells.LSTM``, 8.5 us for a cell with two ``nn.Linear`` inside
@@ -12,15 +12,19 @@ for ``torch.nn.GRUCell``, 5.5 us for ``cells.LSTM``, 8.5 us for a cell with two 
 
 from __future__ import annotations
 
+import array
+import dis
 import enum
 import functools
 import types
 import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +34,13 @@ MODULE_INTERNALS = frozenset(nn.Module().__dict__)
 ATOMS = frozenset(
     {int, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, torch.layout}
 )
+#: Where a module keeps its hooks.
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+#: Kinds of data, besides ATOMS, that code may read from a class or a module of its own.
+_DATA = (
+    float, complex, list, tuple, dict, set, frozenset, deque, array.array, np.ndarray, Tensor,
+    nn.Module,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,8 @@ class Structure:
     """A cell's structure at one moment.
 
     ``private``: it holds an object that means something only in this very cell (an instance of an
-    arbitrary class, a closure), so that its trace must not serve another cell. ``witnesses`` are
+    arbitrary class, a closure, a parameter of a module that isn't registered), so that its trace
+    must not serve another cell. ``witnesses`` are
     weak references (or, where a type allows none, the object itself) to what the key names by its
     ``id``: while all are alive, no other object can have that ``id``.
     """
@@ -53,7 +65,7 @@ class Structure:
 
 def structure_of(cell: nn.Module) -> Structure:
     """The structure of ``cell`` now."""
-    walk = _Walk()
+    walk = _Walk(cell)
     walk.module(cell)
     return Structure(tuple(walk.key), walk.private, tuple(walk.witnesses))
 
@@ -61,9 +73,12 @@ def structure_of(cell: nn.Module) -> Structure:
 class _Walk:
     """Collects the key while going through a cell."""
 
-    __slots__ = ("key", "numbers", "private", "witnesses")
+    __slots__ = ("_registered", "_visits", "cell", "key", "numbers", "private", "witnesses")
 
-    def __init__(self) -> None:
+    def __init__(self, cell: nn.Module) -> None:
+        self.cell = cell
+        self._registered: set[int] | None = None
+        self._visits = False  # whether it is in a module that isn't the cell's own
         self.key: list[Any] = []
         self.private = False
         self.witnesses: list[Any] = []
@@ -82,8 +97,8 @@ class _Walk:
         # the user wrote; the parametrizations themselves are submodules and so part of the key.
         key.append(cls.__mro__[1] if "parametrizations" in inside["_modules"] else cls)
         key.append(inside["training"])
-        for owner, name in class_attributes(cls):
-            self.value(name, owner.__dict__.get(name))
+        for held, name in data_of_class(cls):
+            self.value(name, held.get(name))
         for name, value in islice(inside.items(), len(MODULE_INTERNALS), None):
             kind = type(value)
             if kind in ATOMS:
@@ -100,12 +115,13 @@ class _Walk:
                 else:
                     number = numbers.setdefault(id(tensor), len(numbers))
                     key += (name, number, tensor.shape, tensor.dtype)
-        if inside["_forward_hooks"] or inside["_forward_pre_hooks"]:
-            for hook in (
-                *inside["_forward_pre_hooks"].values(),
-                *inside["_forward_hooks"].values(),
-            ):
-                self.opaque("hook", hook)
+                    if self._visits:  # the trace holds the tensor itself
+                        self.opaque(name, tensor)
+                        key.append(tensor.requires_grad)
+        if has_hooks(inside):
+            for hooks in HOOKS:
+                for hook in inside[hooks].values():
+                    self.opaque(hooks, hook)
         for name, child in inside["_modules"].items():
             key.append(name)
             if child is not None:
@@ -132,11 +148,22 @@ class _Walk:
             self.tensor(name, value)
         elif isinstance(value, nn.Module):
             self.key.append(name)
-            self.module(value)
+            self.some_module(value)
         elif is_global_function(value):
             self.key += (name, value)
+            if kind is types.FunctionType:
+                for held, variable in data_of_function(value):
+                    self.value(variable, held.get(variable))
         else:
             self.compound(name, value)
+
+    def some_module(self, value: nn.Module) -> None:
+        """A module that an attribute or a container holds; the cell may not have it as its own."""
+        if self._registered is None:
+            self._registered = set(map(id, self.cell.modules()))
+        before, self._visits = self._visits, id(value) not in self._registered
+        self.module(value)
+        self._visits = before
 
     def tensor(self, name: str, value: Tensor) -> None:
         # Not a parameter, not a buffer: its elements may have become constants of the trace.
@@ -149,7 +176,7 @@ class _Walk:
             self.key += (name, self.numbers[id(value)])
             return
         self.numbers[id(value)] = len(self.numbers)
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, deque)):
             self.key += (name, type(value), len(value))
             for item in value:
                 self.value("", item)
@@ -164,9 +191,11 @@ class _Walk:
                 self.key.append(text)
         elif isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
             self.key += (name, value.__func__)
-            self.module(value.__self__)
+            self.some_module(value.__self__)
         else:
             self.opaque(name, value)
+            if isinstance(value, (np.ndarray, array.array, bytearray)):
+                self.key.append(value.tobytes() if hasattr(value, "tobytes") else bytes(value))
             for label, item in _contents(value):
                 self.value(label, item)
 
@@ -180,19 +209,78 @@ class _Walk:
 
 
 @functools.lru_cache(maxsize=1024)
-def class_attributes(cls: type) -> tuple[tuple[type, str], ...]:
-    """Plain data among the attributes of the user's classes: ``eps = 1e-5`` in the class body."""
-    found: dict[str, type] = {}
-    for owner in cls.__mro__:
-        if owner is nn.Module:
-            break
-        if owner.__module__.startswith("torch."):
-            continue
+def data_of_class(cls: type) -> tuple[tuple[Mapping[str, Any], str], ...]:
+    """Where the data lies that the user's classes and code have by name: ``(mapping, name)``.
+
+    Attributes of the classes (``eps = 1e-5`` in the class body), and the global variables that
+    ``forward`` reads, or a method or a global function of the user's that it calls. What isn't data
+    by now (modules, functions, classes) is taken to stay what it is.
+    """
+    own = [c for c in cls.__mro__[: cls.__mro__.index(nn.Module)] if not _is_torchs(c.__module__)]
+    attributes: dict[str, tuple[Mapping[str, Any], str]] = {}
+    methods: dict[str, types.FunctionType] = {}
+    for owner in own:
         for name, value in vars(owner).items():
-            plain = type(value) in ATOMS or isinstance(value, (float, complex, list, tuple, dict))
-            if plain and not name.startswith("__"):
-                found.setdefault(name, owner)  # the first in line hides the others
-    return tuple((owner, name) for name, owner in found.items())
+            if _is_data(value) and not name.startswith("__"):
+                attributes.setdefault(name, (vars(owner), name))  # the first hides the others
+            function = value.fget if isinstance(value, property) else value
+            if isinstance(function, types.FunctionType):
+                methods.setdefault(name, function)
+    forward = methods.get("forward")
+    variables = () if forward is None else _variables_read(forward, methods)
+    return (*attributes.values(), *variables)
+
+
+@functools.lru_cache(maxsize=1024)
+def data_of_function(function: types.FunctionType) -> tuple[tuple[Mapping[str, Any], str], ...]:
+    """As :func:`data_of_class`, for a function that an attribute holds."""
+    return () if _is_torchs(function.__module__) else _variables_read(function, {})
+
+
+def _variables_read(
+    start: types.FunctionType, methods: Mapping[str, types.FunctionType]
+) -> tuple[tuple[Mapping[str, Any], str], ...]:
+    found: dict[tuple[int, str], tuple[Mapping[str, Any], str]] = {}
+    seen: set[types.CodeType] = set()
+
+    def look(code: types.CodeType, names: Mapping[str, Any]) -> None:
+        if code in seen:
+            return
+        seen.add(code)
+        for inner in code.co_consts:
+            if isinstance(inner, types.CodeType):
+                look(inner, names)
+        for name in methods.keys() & set(code.co_names):
+            look(methods[name].__code__, methods[name].__globals__)
+        read = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+        for name in sorted(read & names.keys()):  # the others are Python's own
+            value = names[name]
+            if isinstance(value, types.FunctionType):
+                if not _is_torchs(value.__module__):
+                    look(value.__code__, value.__globals__)
+            elif _is_data(value):
+                found[id(names), name] = names, name
+
+    look(start.__code__, start.__globals__)
+    return tuple(found.values())
+
+
+def has_hooks(inside: Mapping[str, Any]) -> bool:
+    """Whether a module with these attributes has hooks of its own."""
+    return bool(
+        inside["_forward_hooks"]
+        or inside["_forward_pre_hooks"]
+        or inside["_backward_hooks"]
+        or inside["_backward_pre_hooks"]
+    )
+
+
+def _is_data(value: Any) -> bool:
+    return type(value) in ATOMS or isinstance(value, _DATA)
+
+
+def _is_torchs(module: str | None) -> bool:
+    return (module or "").startswith("torch.")
 
 
 def _contents(value: Any) -> Iterator[tuple[str, Any]]:
@@ -204,6 +292,10 @@ def _contents(value: Any) -> Iterator[tuple[str, Any]]:
         for captured in value.__closure__ or ():
             yield "", captured.cell_contents
     yield from getattr(value, "__dict__", {}).items()
+    for owner in type(value).__mro__:
+        slots = vars(owner).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            yield name, getattr(value, name, None)
 
 
 def is_global_function(value: Any) -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ostinato.engine.surroundings import by_itself
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,8 +25,7 @@ def template(
     They take no memory to speak of: all columns of a weight are the same one in memory. They have
     values, since tracing a cell compares what it gives with what its trace gives.
     """
-    # The first call may come from inside any of these; the cell outlives it.
-    with torch.inference_mode(False), torch.enable_grad():
+    with by_itself():
         cell = cell_type(*sizes, **options, device="meta", dtype=dtype)
         for name, parameter in cell.named_parameters():
             column = torch.linspace(-0.5, 0.5, parameter.shape[0], dtype=dtype, device="cpu")

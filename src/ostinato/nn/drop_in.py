@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ostinato import _native
 from ostinato.engine import explain, recurrence
-from ostinato.engine.choose import check_engine
+from ostinato.engine.choose import check_engine, other_derivatives
 from ostinato.engine.native import DTYPES, ONWARDS
 from ostinato.engine.ragged import lengths_tensor
 from ostinato.engine.step import Recorded, Step
@@ -227,9 +227,12 @@ class DropIn(nn.RNNBase):
             return self._torch_forward(input, hx)  # torch judges: an error of its own, or a result
         if lengths is not None:
             lengths = lengths_tensor(lengths, shape[0], batch)
-        if lengths is None and self.engine == "auto" and not (x.is_cpu and dtype in DTYPES):
+        other = None if compiling else other_derivatives()
+        native = self.engine != "eager" and x.is_cpu and dtype in DTYPES and other is None
+        if lengths is None and self.engine == "auto" and not native:
             if x.is_cpu:
-                strict.check(f"{type(self).__name__} in {dtype} keeps torch's kernels on the CPU")
+                where = other or dtype
+                strict.check(f"{type(self).__name__} in {where} keeps torch's kernels on the CPU")
             return self._torch_forward(input, hx)
         steps: Sequence[Step | Recorded] = bound.steps
         if compiling:
@@ -250,7 +253,6 @@ class DropIn(nn.RNNBase):
             finals = [s.squeeze(1) for s in finals]
         elif self.batch_first and not packed:
             output = output.transpose(0, 1)
-        native = self.engine != "eager" and x.is_cpu and dtype in DTYPES
         if native and bound is self._bound and bound.shortcut is None and len(bound.steps) == 1:
             bound.shorten(self)
         result = with_data(input, output) if packed else output
