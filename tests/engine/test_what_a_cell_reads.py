@@ -59,11 +59,12 @@ class Global(Reader):
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         return self._inner(torch.tanh(self.W(x) + self.U(h)))
 
+    @torch.enable_grad()  # type: ignore[untyped-decorator]
     def _inner(self, h: Tensor) -> Tensor:
         return TABLE["scale"] * _scaled(h) + SHIFT
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Config:
     scale: float = 1.0
 

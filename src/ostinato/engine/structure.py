@@ -49,9 +49,9 @@ class Structure:
 
     ``private``: it holds an object that means something only in this very cell (an instance of an
     arbitrary class, a closure, a parameter of a module that isn't registered), so that its trace
-    must not serve another cell. ``witnesses`` are
-    weak references (or, where a type allows none, the object itself) to what the key names by its
-    ``id``: while all are alive, no other object can have that ``id``.
+    must not serve another cell. ``witnesses`` are weak references (or, where a type allows none,
+    the object itself) to what the key names by its ``id``: while all are alive, no other object can
+    have that ``id``.
     """
 
     key: tuple[Any, ...]
@@ -243,6 +243,12 @@ def _variables_read(
     found: dict[tuple[int, str], tuple[Mapping[str, Any], str]] = {}
     seen: set[types.CodeType] = set()
 
+    def look_into(function: types.FunctionType) -> None:
+        look(function.__code__, function.__globals__)
+        decorated = getattr(function, "__wrapped__", None)
+        if isinstance(decorated, types.FunctionType):
+            look_into(decorated)
+
     def look(code: types.CodeType, names: Mapping[str, Any]) -> None:
         if code in seen:
             return
@@ -251,17 +257,17 @@ def _variables_read(
             if isinstance(inner, types.CodeType):
                 look(inner, names)
         for name in methods.keys() & set(code.co_names):
-            look(methods[name].__code__, methods[name].__globals__)
+            look_into(methods[name])
         read = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
         for name in sorted(read & names.keys()):  # the others are Python's own
             value = names[name]
             if isinstance(value, types.FunctionType):
                 if not _is_torchs(value.__module__):
-                    look(value.__code__, value.__globals__)
+                    look_into(value)
             elif _is_data(value):
                 found[id(names), name] = names, name
 
-    look(start.__code__, start.__globals__)
+    look_into(start)
     return tuple(found.values())
 
 
@@ -295,7 +301,8 @@ def _contents(value: Any) -> Iterator[tuple[str, Any]]:
     for owner in type(value).__mro__:
         slots = vars(owner).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
-            yield name, getattr(value, name, None)
+            if not name.startswith("__"):  # __weakref__ is what witnesses make
+                yield name, getattr(value, name, None)
 
 
 def is_global_function(value: Any) -> bool:
