@@ -457,3 +457,21 @@ def test_inference_mode_and_no_grad_around():
             trace(cell, 4, 6, torch.float64)
     with torch.inference_mode(), pytest.raises(TraceError, match="made in inference mode"):
         trace(Plain(), 4, 6, torch.float64)
+
+
+def test_tracing_draws_no_numbers_that_are_seen():
+    """A parametrisation may draw: it is computed for the trace as well."""
+
+    class Cell(Base):
+        def forward(self, x, h):
+            return torch.tanh(self.W(x) + h)
+
+    class Noisy(nn.Module):
+        def forward(self, weight):
+            return weight + torch.randn_like(weight) * 0
+
+    cell = Cell()
+    torch.nn.utils.parametrize.register_parametrization(cell.W, "weight", Noisy())
+    before = torch.get_rng_state()
+    trace(cell, 4, 6, torch.float64)
+    assert torch.equal(torch.get_rng_state(), before)

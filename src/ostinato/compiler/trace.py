@@ -90,7 +90,12 @@ def trace(
             cell's own pass through with a note on what it was called with.
     """
     _refuse_backward_hooks(cell)
-    with _lock, torch.inference_mode(False), torch.enable_grad():
+    with (
+        _lock,
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
         cell = _prepared(cell)
         tensors = _tensors_of(cell)
         if any(t.is_inference() for t in tensors.values()):
@@ -99,8 +104,11 @@ def trace(
                 "have no gradients; make the cell outside torch.inference_mode(), or ask for "
                 'engine="eager"'
             )
-        with _untouched(cell) as before:
+        before = _Members(cell)
+        try:
             return _trace(cell, tensors, input_size, state_sizes, dtype, before)
+        finally:
+            before.restore()
 
 
 def _trace(
@@ -275,15 +283,3 @@ class _Members:
             for name, value in was.items():
                 if name not in held or held[name] is not value:
                     held[name] = value
-
-
-@contextlib.contextmanager
-def _untouched(cell: nn.Module) -> Iterator[_Members]:
-    """Leaves the cell and the random number generator as they were."""
-    before = _Members(cell)
-    random_state = torch.get_rng_state()
-    try:
-        yield before
-    finally:
-        torch.set_rng_state(random_state)
-        before.restore()
