@@ -289,8 +289,19 @@ def _is_torchs(module: str | None) -> bool:
     return (module or "").startswith("torch.")
 
 
+_closed: set[type] = set()
+
+
+def not_looked_into(cls: type) -> type:
+    """A decorator: what objects of this class hold is no part of a structure."""
+    _closed.add(cls)
+    return cls
+
+
 def _contents(value: Any) -> Iterator[tuple[str, Any]]:
     """What an arbitrary object is seen to hold: a change there makes another structure."""
+    if type(value) in _closed:
+        return
     if isinstance(value, functools.partial):
         yield from (("", value.func), ("", value.args), ("", value.keywords))
     elif isinstance(value, types.FunctionType):

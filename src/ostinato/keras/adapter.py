@@ -17,6 +17,7 @@ import keras
 from torch import Tensor, nn
 
 from ostinato.compiler.location import add_library
+from ostinato.engine.structure import not_looked_into
 from ostinato.errors import TraceError
 
 # A refusal names the line in the user's cell, not the one in Keras.
@@ -77,6 +78,7 @@ def settings(cell: Any) -> tuple[Any, ...]:
     )
 
 
+@not_looked_into
 class _Hidden:
     """Keeps what it holds out of the sight of ``torch.nn.Module`` and of the structure of a cell.
 
