@@ -89,10 +89,9 @@ nb::object code_for(nb::handle program, nb::handle wanted) {
   return call(callables().code_for, program, wanted);
 }
 
-// What apply() does for torch.func costs time, so only where it is used: inside a transform, or with
-// a tensor that has got out of one.
-bool in_transforms(Tensors tensors) {
-  if (is_true(call(callables().are_transforms_active))) return true;
+// What apply() does for torch.func costs time, so only with a tensor that has got out of one of its
+// transforms; inside of them layers run eagerly.
+bool left_transform(Tensors tensors) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (is_true(call(callables().is_dead_wrapper, tensors[i]))) return true;
   }
@@ -122,7 +121,7 @@ nb::object run(nb::handle program, nb::handle course, Tensors sources, nb::handl
       append(arguments, state);
       append(arguments, sources);
       const nb::object all = tuple_of(std::move(arguments));
-      const bool special = !plain && in_transforms(Tensors::of(all).after(2));
+      const bool special = !plain && left_transform(Tensors::of(all).after(2));
       const nb::object made =
           call_with(special ? callables().apply_in_transforms : callables().apply, all);
       Results results;

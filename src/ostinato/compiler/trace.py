@@ -104,34 +104,24 @@ def trace(
                 "have no gradients; make the cell outside torch.inference_mode(), or ask for "
                 'engine="eager"'
             )
+        sizes = _batch_sizes(tensors, input_size, state_sizes)
         before = _Members(cell)
         try:
-            return _trace(cell, tensors, input_size, state_sizes, dtype, before)
+            first, second = (
+                _record(cell, tensors, input_size, state_sizes, dtype, b, before) for b in sizes
+            )
+            if _signature(first) != _signature(second):
+                raise TraceError(
+                    f"{type(cell).__name__} computes something else for a batch of {sizes[0]} rows "
+                    f"than for {sizes[1]}: its program depends on the batch size or changes from "
+                    "call to call; let each row depend on itself alone, or ask for "
+                    'engine="eager"'
+                )
+            bare = isinstance(state_sizes, int)
+            prove(cell, first.program, first.preparation, tensors, dtype, bare=bare)
         finally:
             before.restore()
-
-
-def _trace(
-    cell: nn.Module,
-    tensors: Mapping[str, Tensor],
-    input_size: int,
-    state_sizes: tuple[int, ...] | int,
-    dtype: torch.dtype,
-    before: _Members,
-) -> Trace:
-    sizes = _batch_sizes(tensors, input_size, state_sizes)
-    first, second = (
-        _record(cell, tensors, input_size, state_sizes, dtype, b, before) for b in sizes
-    )
-    if _signature(first) != _signature(second):
-        raise TraceError(
-            f"{type(cell).__name__} computes something else for a batch of {sizes[0]} rows "
-            f"than for {sizes[1]}: its program depends on the batch size or changes from call "
-            'to call; let each row depend on itself alone, or ask for engine="eager"'
-        )
-    bare = isinstance(state_sizes, int)
-    prove(cell, first.program, first.preparation, tensors, dtype, bare=bare)
-    return first
+        return first
 
 
 def _record(

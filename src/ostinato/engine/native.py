@@ -65,26 +65,23 @@ def make_course(
     ordinary = bptt is None and batch_first is None
     if ordinary and lengths is None and batch_sizes is None and reset is None:
         return BACKWARDS if reverse else ONWARDS
-    # Copies: backward reads them again, whatever the caller has written into his by then.
-    if batch_sizes is not None:
-        batch_sizes = batch_sizes.clone()
-    elif lengths is not None:
+    if batch_sizes is None and lengths is not None:
         check_lengths(lengths, len(x))
-        lengths = lengths.clone()
-    if reset is not None:
-        reset = reset.clone()
-    return Course(lengths, reset, batch_sizes, reverse, bptt or 0, batch_first)
+    return Course(_copy(lengths), _copy(reset), _copy(batch_sizes), reverse, bptt or 0, batch_first)
+
+
+def _copy(given: Tensor | None) -> Tensor | None:
+    """Backward reads it again, whatever the caller has written into his by then."""
+    return None if given is None else given.clone()
 
 
 def ragged_course(
     course: Course, lengths: Tensor | None, reset: Tensor | None, batch_first: bool
 ) -> Course:
     """``course``, of neither, with copies of both; ``reset`` is ``(B, T)`` if ``batch_first``."""
-    if lengths is not None:
-        lengths = lengths.clone()
-    if reset is not None:
-        reset = (reset.t() if batch_first else reset).clone()
-    return Course(lengths, reset, None, course.reverse, course.bptt)
+    if batch_first and reset is not None:
+        reset = reset.t()
+    return Course(_copy(lengths), _copy(reset), None, course.reverse, course.bptt)
 
 
 def code_for(program: Program, wanted: tuple[bool, ...] | None) -> Compiled:
