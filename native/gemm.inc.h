@@ -168,6 +168,12 @@ inline constexpr GemmTiles<T> kGemmTiles = make_gemm_tiles<T>();
 // writes out.
 inline constexpr int64_t kInnerBlock = 512;
 
+// From so many bytes on a map isn't found in L2 at the next step. Its blocks are asked for while the
+// tiles of the block before are at work: otherwise a block's first tile waits for all of it, and the
+// others for nothing. LSTM at H = 512, 32 rows, inference, beside other programs: 0.90 to 0.95 of the
+// time on one thread, 0.94 to 0.98 on two.
+inline constexpr int64_t kFarMap = int64_t{512} << 10;
+
 // Bytes of the smallest first-level cache that processors with wide vectors have.
 inline constexpr int64_t kLevel1 = int64_t{32} << 10;
 
@@ -184,11 +190,13 @@ struct Product {
   bool accumulate;
   Ahead* ahead;
   bool past_cache;
+  bool far;  // kFarMap
 };
 
-// All rows, for the `width` columns of the panel that begins at `column`.
+// All rows, for the `width` columns of the panel that begins at `column`. `next` is the panel whose
+// turn comes then, or null.
 template <class T>
-void gemm_panel(const Product<T>& p, int64_t column, int64_t width) {
+void gemm_panel(const Product<T>& p, int64_t column, int64_t width, const T* next) {
   constexpr int64_t W = Vec<T>::width;
   const int64_t vectors = (width + W - 1) / W;
   GemmTile<T> t;
@@ -206,9 +214,19 @@ void gemm_panel(const Product<T>& p, int64_t column, int64_t width) {
     t.past_cache = p.past_cache && t.k_begin + t.k == p.k;
     t.a = p.a;
     t.out = p.out;
+    const int64_t left = p.k - t.k_begin - t.k;
+    const T* const block = left > 0 ? t.packed + t.k * kPanel<T> : next;
+    const int64_t share = smaller(kInnerBlock, left > 0 ? left : p.k) * kPanel<T> / tiles.count;
     for (int64_t i = 0; i < tiles.count; ++i) {
       const int64_t height = tiles.height(i);
-      t.ahead = p.ahead != nullptr && !p.ahead->empty() ? p.ahead : nullptr;
+      Ahead of_map;
+      t.ahead = nullptr;
+      if (p.ahead != nullptr && !p.ahead->empty()) {
+        t.ahead = p.ahead;
+      } else if (p.far && block != nullptr) {
+        of_map.add(block + i * share, share * static_cast<int64_t>(sizeof(T)));
+        t.ahead = &of_map;
+      }
       fn[height - 1](t);
       t.a += height;
       t.out += height;
@@ -266,12 +284,14 @@ void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n
           Ahead* ahead, bool past_cache) {
   constexpr int64_t panel = kPanel<T>;
   if (rows <= 0) return;
-  const Product<T> p{a, rows, k, packed, out, bias, accumulate, ahead, past_cache};
+  const bool far = k * (n_end - n_begin) * static_cast<int64_t>(sizeof(T)) > kFarMap;
+  const Product<T> p{a, rows, k, packed, out, bias, accumulate, ahead, past_cache, far};
   if (rows > 2) {
     const int64_t count = (n_end - n_begin + panel - 1) / panel;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t column = n_begin + (descending ? count - 1 - i : i) * panel;
-      gemm_panel(p, column, smaller(panel, n_end - column));
+      const T* next = i + 1 == count ? nullptr : packed + (column + (descending ? -panel : panel)) * k;
+      gemm_panel(p, column, smaller(panel, n_end - column), next);
     }
     return;
   }
@@ -291,7 +311,7 @@ void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n
     if (n_end - rest > panel) {
       (rows == 1 ? gemm_panel_and_part<T, 1> : gemm_panel_and_part<T, 2>)(p, rest, n_end - rest);
     } else if (n_end > rest) {
-      gemm_panel(p, rest, n_end - rest);
+      gemm_panel(p, rest, n_end - rest, static_cast<const T*>(nullptr));
     }
   };
   if (descending) run_rest();

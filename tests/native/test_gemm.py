@@ -94,6 +94,27 @@ def test_gemm_that_asks_for_memory_gives_the_same_bits(isa: str, dtype: type) ->
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
+def test_a_map_larger_than_the_cache_gives_the_same_bits(isa: str, dtype: type) -> None:
+    rng = np.random.default_rng(6)
+    panel, k = panel_of(isa, dtype), 600  # two blocks of k
+    least = (1 << 19) // (k * np.dtype(dtype).itemsize) + 1
+    for n in (least, -(-least // panel) * panel):
+        w = rng.standard_normal((k, n)).astype(dtype)
+        for rows in (3, 7, 33):
+            a = rng.standard_normal((rows, k)).astype(dtype)
+            want = np.zeros((rows, n), dtype)
+            for begin in range(0, n, panel):  # a part that isn't so large
+                _native.gemm(isa, a, w, None, want, False, begin, min(begin + panel, n))
+            product, sizes = (x.astype(np.float64) @ y for x, y in ((a, w), (abs(a), abs(w))))
+            assert_close(want, product, bound(dtype, k, sizes))
+            for descending in (False, True):
+                got = np.zeros((rows, n), dtype)
+                _native.gemm(isa, a, w, None, got, False, 0, n, descending)
+                np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
 def test_gemm_past_the_cache_gives_the_same_bits(isa: str, dtype: type) -> None:
     rng = np.random.default_rng(5)
     line = 64 // np.dtype(dtype).itemsize
