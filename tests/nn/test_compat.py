@@ -253,6 +253,30 @@ def test_input_changed_between_forward_and_backward():
         y.sum().backward()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_output_changed_between_forward_and_backward(kind):
+    """An error of all kinds; torch's own GRU and RNN allow it."""
+    _, ours = build_pair(kind)
+    y, _ = ours(_x())
+    y.relu_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_input_of_a_subclass_gives_plain_tensors(kind):
+    class Named(torch.Tensor):
+        pass
+
+    _, ours = build_pair(kind)
+    x = _x()
+    with torch.no_grad():
+        for _ in range(2):  # a layer's second call takes another way
+            y, _ = ours(x.as_subclass(Named))
+            assert type(y) is torch.Tensor
+            torch.testing.assert_close(y, ours(x)[0], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["", "bidirectional"])
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "LSTM-proj", "GRU"])
 def test_gradcheck(kind, bidirectional):
