@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Suites whose problems our layer runs alone, and those of them unless told otherwise.
-COMPARED = ("training", "inference", "cells", "lengths", "overhead", "steps")
+COMPARED = ("training", "inference", "cells", "lengths", "overhead", "streaming", "steps")
 DEFAULT = ("training", "inference", "overhead")
 
 

@@ -83,6 +83,7 @@ CONTESTS: dict[str, Callable[[Problem, int], list[Entry]]] = {
     "cells": _cells,
     "lengths": _lengths,
     "overhead": _same((OURS, "torch_nn", "torch_loop", "jax_scan", "onnxruntime")),
+    "streaming": _same((OURS, "torch_nn", "jax_scan", "onnxruntime")),
     "scaling": _scaling,
     "steps": _same((OURS, "torch_nn", "keras_jax", "keras_torch")),
     "keras": _keras,

@@ -21,6 +21,15 @@ SHAPES = (
     (256, 1, 256, 256),
 )
 SECOND, THIRD, FOURTH, FIFTH, SIXTH = SHAPES[1:6]
+#: Of calls that come one after another as their input does: a step, or a few.
+STREAMED = (
+    (1, 1, 64, 64),
+    (1, 1, 256, 256),
+    (1, 1, 512, 512),
+    (1, 1, 1024, 1024),
+    (4, 1, 1024, 1024),
+    (1, 16, 512, 512),
+)
 
 #: The cells that every peer has, by the names of ostinato's registry.
 STANDARD = ("elman", "gru", "lstm")
@@ -89,6 +98,7 @@ GRIDS: dict[str, list[Problem]] = {
         *_grid((*STANDARD, *SPECIAL, "cat"), ((1, 1, 8, 8),), mode="infer"),
         *_grid((*STANDARD, *SPECIAL, "cat"), ((1, 1, 8, 8),)),
     ],
+    "streaming": _grid(STANDARD, STREAMED, mode="infer"),
     "memory": _grid(("lstm", "gru"), SHAPES),
     "scaling": [
         *_grid(STANDARD, (FOURTH, FIFTH)),

@@ -73,7 +73,7 @@ struct Scratch {
 template <class T>
 void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector<T>> bias,
           MutableMatrix<T> out, bool accumulate, int64_t n_begin, int64_t n_end,
-          bool descending, bool asks, int64_t k_cut, int64_t n_cut, bool past_cache) {
+          bool descending, bool asks, int64_t k_cut, int64_t n_cut, bool past_cache, bool once) {
   const Kernels<T>& table = kernels_of<T>(isa.c_str());
   const int64_t rows = a.shape(0), k = a.shape(1), n = w.shape(1);
   require(static_cast<int64_t>(w.shape(0)) == k, "gemm: a is (rows, k) and w is (k, n)");
@@ -87,6 +87,13 @@ void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector
   const auto from = row_pointers(a);
   const auto to = row_pointers(out);
   const nb::gil_scoped_release released;
+  const T* const b = bias ? bias->data() : nullptr;
+  if (once) {
+    const Scratch<T> room(table.block_room);
+    table.gemm_once(from.data(), rows, k, w.data(), w.stride(0), w.stride(1), n_begin, n_end, to.data(), b,
+                    accumulate, past_cache, room.data);
+    return fence_past_cache();
+  }
   const Scratch<T> packed(packed_size(table.panel, k, n));
   const auto pack = [&](int64_t row, int64_t rows_here, int64_t column, int64_t columns) {
     table.pack(packed.data + row * table.panel, w.data() + row * w.stride(0) + column * w.stride(1),
@@ -99,8 +106,7 @@ void gemm(const std::string& isa, Matrix<T> a, Matrix<T> w, std::optional<Vector
   Ahead ahead;
   for (const T* row : from) ahead.add(row, k * static_cast<int64_t>(sizeof(T)));
   table.gemm(from.data(), rows, k, packed.data, n_begin, n_end, to.data(),
-             bias ? bias->data() : nullptr, accumulate, descending,
-             asks ? &ahead : nullptr, past_cache);
+             b, accumulate, descending, asks ? &ahead : nullptr, past_cache);
   fence_past_cache();
 }
 
@@ -148,9 +154,11 @@ void bind_products(nb::module_& m) {
         nb::arg("bias").noconvert().none(), nb::arg("out").noconvert(), nb::arg("accumulate"),
         nb::arg("n_begin"), nb::arg("n_end"), nb::arg("descending") = false, nb::arg("asks") = false,
         nb::arg("k_cut") = 0, nb::arg("n_cut") = 0, nb::arg("past_cache") = false,
+        nb::arg("once") = false,
         "For tests: out[:, n_begin:n_end] (+)= a @ w + bias, by the named instruction set; "
         "descending: the last columns first; asks: memory is asked for while it computes; w is packed "
-        "in four parts, cut there; past_cache: out, whose rows begin with a line, is stored past it.");
+        "in four parts, cut there; past_cache: out, whose rows begin with a line, is stored past it; "
+        "once: w is packed as it is read.");
   m.def("hand_over", &hand_over<T>, nb::arg("isa"), nb::arg("to").noconvert(), nb::arg("from").noconvert(),
         "For tests: hand a vector over, in memory where another thread looks.");
   m.def("receive", &receive<T>, nb::arg("isa"), nb::arg("to").noconvert(), nb::arg("from").noconvert(),

@@ -5,6 +5,7 @@
 // whatever the tile: a row's bits depend neither on the other rows nor on how columns are divided.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -319,12 +320,60 @@ void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n
   if (!descending) run_rest();
 }
 
+// One tile of rows finds a small block in the first-level cache; more take turns at a larger one, as in
+// gemm_panel().
+template <class T>
+inline constexpr int64_t kBlockRoom = std::max(kBlockSteps<T>, kInnerBlock) * kPanel<T>;
+
+template <class T>
+void gemm_once(const T* const* a, int64_t rows, int64_t k, const T* w, int64_t k_stride,
+               int64_t n_stride, int64_t n_begin, int64_t n_end, T* const* out, const T* bias,
+               bool accumulate, bool past_cache, T* room) {
+  constexpr int64_t W = Vec<T>::width, panel = kPanel<T>;
+  if (rows <= 0) return;
+  GemmTile<T> t;
+  t.packed = room;
+  t.panel_step = 0;
+  t.ahead = nullptr;
+  for (int64_t column = n_begin; column < n_end; column += panel) {
+    const int64_t width = smaller(panel, n_end - column), vectors = (width + W - 1) / W;
+    const Split tiles(rows, max_height(vectors));
+    const auto& fn = kGemmTiles<T>.fn[vectors - 1];
+    const int64_t most = tiles.count > 1 ? kInnerBlock : kBlockSteps<T>;
+    const T* const from = w + column * n_stride;
+    t.column = column;
+    t.last = width - (vectors - 1) * W;
+    t.bias = bias;
+    t.accumulate = accumulate;
+    t.k_begin = 0;
+    do {
+      t.k = smaller(most, k - t.k_begin);
+      t.past_cache = past_cache && t.k_begin + t.k == k;
+      pack_panel(room, from + t.k_begin * k_stride, k_stride, n_stride, t.k, width, panel,
+                 to_next_block<T>(t.k_begin, t.k, k, column + width == n_end, k_stride, n_stride));
+      t.a = a;
+      t.out = out;
+      for (int64_t i = 0; i < tiles.count; ++i) {
+        const int64_t height = tiles.height(i);
+        fn[height - 1](t);
+        t.a += height;
+        t.out += height;
+      }
+      t.k_begin += t.k;
+      t.bias = nullptr;
+      t.accumulate = true;
+    } while (t.k_begin < k);
+  }
+}
+
 template <class T>
 void fill_gemm(Kernels<T>& kernels) {
   kernels.vector_width = Vec<T>::width;
   kernels.panel = kPanel<T>;
   kernels.pack = pack<T>;
   kernels.gemm = gemm<T>;
+  kernels.gemm_once = gemm_once<T>;
+  kernels.block_room = kBlockRoom<T>;
   kernels.outer = outer<T>;
   kernels.outer_scratch = outer_scratch<T>;
 }

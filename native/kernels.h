@@ -141,6 +141,12 @@ struct Kernels {
   void (*gemm)(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n_begin,
                int64_t n_end, T* const* out, const T* bias, bool accumulate, bool descending,
                Ahead* ahead, bool past_cache);
+  // The same of a map as it lies in memory, packed block by block as it is read, which is less work
+  // where nothing reads it again. room: block_room elements, 64-byte aligned.
+  void (*gemm_once)(const T* const* a, int64_t rows, int64_t k, const T* w, int64_t k_stride,
+                    int64_t n_stride, int64_t n_begin, int64_t n_end, T* const* out, const T* bias,
+                    bool accumulate, bool past_cache, T* room);
+  int64_t block_room;
   // g(j, i) += sum over r of dz[r][j] * a[r][i] for j < n, i < k; g(j, i) = g[j * n_stride + i *
   // k_stride], one of the two strides is 1. scratch: outer_scratch(rows, k, n) elements, 64-byte
   // aligned. A zero row in `a` may be any pointer to k zeros.

@@ -285,8 +285,16 @@ class Body {
         });
       } else if (instr.kind == InstrKind::kGemm) {
         const T* bias = instr.bias < 0 ? nullptr : places_.vector(instr.bias) + g * map.n;
-        k_.gemm(a, rows, map.k, packed, begin, end, out, bias, instr.accumulate, descending_, ahead,
-                goes_past_cache(instr.out));
+        const bool past_cache = goes_past_cache(instr.out);
+        if (packed != nullptr) {
+          k_.gemm(a, rows, map.k, packed, begin, end, out, bias, instr.accumulate, descending_, ahead,
+                  past_cache);
+        } else {
+          const MatrixArg& arg = call_.maps[instr.id];
+          k_.gemm_once(a, rows, map.k, static_cast<const T*>(arg.base) + g * arg.group_stride,
+                       arg.k_stride, arg.n_stride, begin, end, out, bias, instr.accumulate, past_cache,
+                       worker_.block);
+        }
       } else {
         T* const* dz = begin == 0 ? out : shifted(out, rows, begin, worker_.part_rows);
         weight_gradient(instr, map, g, rows, a, dz, begin, end - begin);
@@ -478,7 +486,7 @@ int64_t run_plan(const Plan& plan, const Call& call) {
   static thread_local Roster<T> roster;
   std::vector<Team<T>>& teams = roster.teams;
   std::vector<Worker<T>>& workers = roster.workers;
-  Shared<T> shared{plan, call, kernels<T>(), roster.consts, roster.kept, nullptr, 1, teams};
+  Shared<T> shared{plan, call, kernels<T>(), roster.consts, roster.kept, nullptr, 1, 1, teams};
   shared.consts.assign(plan.consts.begin(), plan.consts.end());
 
   int64_t loop_bytes = 0, map_bytes = 0;
@@ -518,6 +526,8 @@ int64_t run_plan(const Plan& plan, const Call& call) {
       team.chunk_steps = std::clamp<int64_t>(steps, 1, most);
     }
     team.chunk_rows = team.rows * team.chunk_steps;
+    const int64_t chunks = (call.steps + team.chunk_steps - 1) / team.chunk_steps;
+    shared.chunks = std::max(shared.chunks, chunks);
     team.barrier.reset(members > 1 ? new Barrier(team.members) : nullptr);
     team.helpers.reset(relay && members > 2 ? new Barrier(team.members - 1) : nullptr);
     for (int64_t m = 0; m < members; ++m) {

@@ -21,6 +21,11 @@ template <class T>
 struct Team;
 
 template <class T>
+int64_t bytes_of(const Map& m) {
+  return m.groups * m.k * m.n * static_cast<int64_t>(sizeof(T));
+}
+
+template <class T>
 struct Shared {  // by all threads of the call
   const Plan& plan;
   const Call& call;
@@ -29,7 +34,15 @@ struct Shared {  // by all threads of the call
   const KeptRows& kept;
   T* zeros = nullptr;  // as wide as the widest stream
   int threads = 1;
+  int64_t chunks = 1;  // as many as any team has
   std::vector<Team<T>>& teams;
+
+  bool unpacked(const Map& m) const {
+    return stays_unpacked(m.in_loop ? call.steps : chunks, bytes_of<T>(m));
+  }
+  bool unpacked(const SharedMap& m) const {
+    return m.exchange == Exchange::kNone && unpacked(plan.maps[m.source]);
+  }
 };
 
 // What is handed over lies in as many places in turn: while one turn's is made, others may still read
@@ -84,6 +97,7 @@ struct Worker {
   T** out_rows = nullptr;
   T** part_rows = nullptr;
   T* outer_scratch = nullptr;
+  T* block = nullptr;  // of a map that stays unpacked
 };
 
 // The vectors of a call, which the calling thread keeps for its next one: in a small call making them
@@ -132,11 +146,6 @@ inline std::vector<int64_t> divide_rows(const Call& call, int64_t teams) {
     }
   }
   return rows_within(call, teams, high);
-}
-
-template <class T>
-int64_t bytes_of(const Map& m) {
-  return m.groups * m.k * m.n * static_cast<int64_t>(sizeof(T));
 }
 
 // Rows of hoisted and deferred products of many rows. LSTM, one thread. On a core with 2 MiB
@@ -208,7 +217,7 @@ void pack_units(const Shared<T>& shared, const Team<T>& team) {
     T* part = team.packed[i];
     const int64_t own_rows = map.rows[me];
     if (map.exchange == Exchange::kNone) {
-      pack(part, map.k, -1, 0, me, 0);
+      if (part != nullptr) pack(part, map.k, -1, 0, me, 0);
     } else if (map.exchange == Exchange::kInputs) {
       pack(part, own_rows, me, 0, me, 0);
       part += packed_size(panel, own_rows, map.columns[me]);
@@ -243,6 +252,7 @@ void pack_maps(const Shared<T>& shared, const Worker<T>& worker) {
   if (team.plan->own.run > 0) return pack_units(shared, team);
   for (size_t i = 0; i < shared.plan.maps.size(); ++i) {
     const Map& m = shared.plan.maps[i];
+    if (shared.unpacked(m)) continue;
     const MatrixArg& arg = shared.call.maps[i];
     const int64_t panels = (m.n + panel - 1) / panel;
     const int64_t each = team.relay && m.in_loop ? team.members : 1;
@@ -305,7 +315,8 @@ void allocate_units(Scratch& scratch, const Shared<T>& shared, Team<T>& team) {
   team.biases.resize(plan.maps.size());
   for (size_t i = 0; i < plan.maps.size(); ++i) {
     const SharedMap& map = plan.shared_maps[i];
-    team.packed[i] = scratch.take<T>(packed_units(map, team.index, shared.kernels.panel));
+    const int64_t size = packed_units(map, team.index, shared.kernels.panel);
+    team.packed[i] = shared.unpacked(map) ? nullptr : scratch.take<T>(size);
     team.biases[i] = map.bias < 0 ? nullptr : scratch.take<T>(plan.maps[i].n);
     most_handed = std::max(most_handed, map.handed(team.index));
     most_received = std::max(most_received, map.exchange == Exchange::kInputs ? map.k * rows : map.n);
@@ -344,9 +355,13 @@ void allocate(Scratches& scratches, Shared<T>& shared, std::vector<Team<T>>& tea
     } else {
       for (size_t i = 0; i < plan.maps.size(); ++i) {
         const Map& m = plan.maps[i];
-        team.packed[i] = t > 0 && !team.own_maps
-                             ? teams[0].packed[i]
-                             : scratch.take<T>(m.groups * packed_size(shared.kernels.panel, m.k, m.n));
+        if (shared.unpacked(m)) {
+          team.packed[i] = nullptr;
+        } else if (t > 0 && !team.own_maps) {
+          team.packed[i] = teams[0].packed[i];
+        } else {
+          team.packed[i] = scratch.take<T>(m.groups * packed_size(shared.kernels.panel, m.k, m.n));
+        }
       }
     }
     for (auto& carry : team.carry) take_all(scratch, carry, plan.carry, team.rows);
@@ -380,6 +395,7 @@ void allocate(Scratches& scratches, Shared<T>& shared, std::vector<Team<T>>& tea
     worker.out_rows = scratch.take<T*>(rows);
     worker.part_rows = scratch.take<T*>(rows);
     worker.outer_scratch = scratch.take<T>(outer);
+    worker.block = scratch.take<T>(shared.kernels.block_room);
   }
 }
 

@@ -31,6 +31,7 @@ class UnitProducts {
     T* const* const out = places_.point(instr.out, from, to, worker_.out_rows);
     if (map.exchange == Exchange::kSums) return by_sums(instr, map, rows, a, out);
     const T* packed = team_.packed[instr.id];
+    if (packed == nullptr) return run_unpacked(instr, map, rows, a, out);
     const bool all = map.exchange == Exchange::kNone;
     if (!all) hand_over_inputs(map, rows, a);
     const int64_t k = map.rows[team_.index], n = map.columns[team_.index];
@@ -42,6 +43,19 @@ class UnitProducts {
   }
 
  private:
+  // This thread's columns of each run, of a map that stays unpacked.
+  void run_unpacked(const Instr& instr, const SharedMap& map, int64_t rows, const T* const* a,
+                    T* const* out) {
+    const MatrixArg& arg = shared_.call.maps[map.source];
+    const T* const bias = team_.biases[instr.id];
+    map.columns_of[team_.index].each_run(map.n, [&](int64_t first, int64_t at, int64_t n) {
+      for (int64_t i = 0; i < rows; ++i) worker_.part_rows[i] = out[i] + at;
+      k_.gemm_once(a, rows, map.k, static_cast<const T*>(arg.base) + first * arg.n_stride, arg.k_stride,
+                   arg.n_stride, 0, n, worker_.part_rows, bias == nullptr ? nullptr : bias + at,
+                   instr.accumulate, false, worker_.block);
+    });
+  }
+
   void multiply(int64_t rows, const T* const* a, int64_t k, const T* packed, int64_t n, T* const* out,
                 const T* bias, bool accumulate, Ahead* ahead) {
     k_.gemm(a, rows, k, packed, 0, n, out, bias, accumulate, descending_, ahead, false);

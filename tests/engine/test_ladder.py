@@ -226,6 +226,42 @@ def test_backward_with_other_threads_than_forward(
     assert_same_run(got, want, times=10)
 
 
+@pytest.mark.parametrize(("threads", "what"), [(1, "rows"), (2, "columns"), (2, "")])
+@pytest.mark.parametrize("cell_type", [cells.Elman, cells.MinGRU])
+def test_vast_maps_that_few_steps_read_agree_with_the_eager_loop(
+    cell_type: type[torch.nn.Module], threads: int, what: str
+) -> None:
+    hidden = 1453  # a map of 8 MiB and more; of 1,453 columns that no panel divides
+    cell = randomise(cell_type(hidden, hidden, dtype=torch.float32))
+    double = cell_type(hidden, hidden, dtype=torch.float64)
+    double.load_state_dict(cell.state_dict())
+    with torch.inference_mode():
+        for steps in (1, 4, 5):  # 5 read it packed
+            x = random_input(steps, 2, hidden, dtype=torch.float32) / hidden**0.5
+            divide(threads, what)
+            got, state = Recurrent(cell, engine="native")(x)
+            want, final = Recurrent(double, engine="eager")(x.double())
+            for one, other in zip((got, state), (want, final), strict=True):
+                assert_close(one.double(), other, times=2e-6 / 1e-12 * 10)
+
+
+@pytest.mark.parametrize(("threads", "what"), DIVISIONS)
+def test_a_step_at_a_time_agrees_with_all_at_once(threads: int, what: str) -> None:
+    cell = randomise(cells.LSTM(70, 67, dtype=torch.float64))
+    layer = Recurrent(cell, engine="native")
+    x, state = random_input(5, 3, 70), random_state(cell, 3, dtype=torch.float64)
+    with torch.inference_mode():
+        divide(threads, what)
+        want, final = layer(x, state)
+        steps = []
+        for t in range(5):
+            y, state = layer(x[t : t + 1], state)
+            steps.append(y)
+    assert_close(torch.cat(steps), want)
+    for got, other in zip(state, final, strict=True):
+        assert_close(got, other)
+
+
 def test_an_unknown_division_is_refused() -> None:
     with pytest.raises(ValueError, match="no such division: rings"):
         _native.set_testing(divide="rings")

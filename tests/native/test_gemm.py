@@ -152,6 +152,34 @@ def test_a_map_packed_in_parts_gives_the_same_bits(isa: str, dtype: type, layout
                         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("layout", ["n", "k", "neither"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_map_packed_as_it_is_read_gives_the_same_bits(isa: str, dtype: type, layout: str) -> None:
+    rng = np.random.default_rng(7)
+    panel, line = panel_of(isa, dtype), 64 // np.dtype(dtype).itemsize
+    # One block of k, and several: of small ones for a tile of rows, of large ones for more.
+    for k in (*DEPTHS, 600, 1100):
+        for n in (1, panel - 1, panel, 2 * panel + 1) if k > 64 else widths(isa, dtype):
+            w, bias = map_in(layout, rng, k, n, dtype), rng.standard_normal(n).astype(dtype)
+            wide = (n + line - 1) // line * line
+            for rows in (0, 1, 2, 6, 13, 33):
+                a = rng.standard_normal((rows, k + 3)).astype(dtype)[:, :k]
+                memory = np.zeros(rows * wide + line, dtype)
+                begin = -memory.ctypes.data % 64 // memory.itemsize
+                got = memory[begin : begin + rows * wide].reshape(rows, wide)
+                want = np.zeros((rows, wide), dtype)
+                for accumulate, past_cache in ((False, False), (True, False), (True, True)):
+                    for b in (None, bias):
+                        for first in {0, (n - 1) // panel * panel}:
+                            _native.gemm(
+                                isa, a, w, b, got[:, :n], accumulate, first, n,
+                                past_cache=past_cache, once=True,
+                            )  # fmt: skip
+                            _native.gemm(isa, a, w, b, want[:, :n], accumulate, first, n)
+                            np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
 def test_gemm_of_some_columns_leaves_the_rest_alone(isa: str, dtype: type) -> None:
