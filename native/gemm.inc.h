@@ -325,12 +325,52 @@ void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n
 template <class T>
 inline constexpr int64_t kBlockRoom = std::max(kBlockSteps<T>, kInnerBlock) * kPanel<T>;
 
+// One row, times C columns of a map whose elements lie next to one another along k: read as they lie,
+// each vector once, with nothing to turn round. A vector of sums for each column, added up at its end.
+template <class T, int C>
+void dot_columns(const T* a, int64_t k, const T* w, int64_t n_stride, T* out, const T* bias,
+                 bool accumulate) {
+  constexpr int W = Vec<T>::width;
+  VecOf<T> sums[C];
+  OSTINATO_UNROLLED
+  for (int c = 0; c < C; ++c) sums[c] = VecOf<T>{};
+  int64_t p = 0;
+  for (; p + W <= k; p += W) {
+    const VecOf<T> left = load(a + p);
+    OSTINATO_UNROLLED
+    for (int c = 0; c < C; ++c) sums[c] = fma(left, load(w + c * n_stride + p), sums[c]);
+  }
+  if (p < k) {
+    const VecOf<T> left = load(a + p, k - p);
+    OSTINATO_UNROLLED
+    for (int c = 0; c < C; ++c) sums[c] = fma(left, load(w + c * n_stride + p, k - p), sums[c]);
+  }
+  for (int c = 0; c < C; ++c) {
+    T sum = bias ? bias[c] : T(0);
+    if (accumulate) sum += out[c];
+    out[c] = sum + sum_lanes<T>(sums[c]);
+  }
+}
+
+// So many columns at once: streams that a core reads in advance, and sums in flight. From so many vectors
+// of k on: fewer aren't worth adding up lanes (GRU at H = 64 1.04 to 1.10 of the time).
+inline constexpr int kDots = 8, kDotVectors = 8;
+
 template <class T>
 void gemm_once(const T* const* a, int64_t rows, int64_t k, const T* w, int64_t k_stride,
                int64_t n_stride, int64_t n_begin, int64_t n_end, T* const* out, const T* bias,
                bool accumulate, bool past_cache, T* room) {
   constexpr int64_t W = Vec<T>::width, panel = kPanel<T>;
   if (rows <= 0) return;
+  if (rows == 1 && k_stride == 1 && k >= kDotVectors * W) {
+    for (int64_t j = n_begin; j < n_end;) {
+      const bool many = n_end - j >= kDots;
+      (many ? dot_columns<T, kDots> : dot_columns<T, 1>)(a[0], k, w + j * n_stride, n_stride, out[0] + j,
+                                                         bias ? bias + j : nullptr, accumulate);
+      j += many ? kDots : 1;
+    }
+    return;
+  }
   GemmTile<T> t;
   t.packed = room;
   t.panel_step = 0;

@@ -142,7 +142,8 @@ struct Kernels {
                int64_t n_end, T* const* out, const T* bias, bool accumulate, bool descending,
                Ahead* ahead, bool past_cache);
   // The same of a map as it lies in memory, packed block by block as it is read, which is less work
-  // where nothing reads it again. room: block_room elements, 64-byte aligned.
+  // where nothing reads it again; or, of one row and with k_stride 1, in sums of every width-th product.
+  // room: block_room elements, 64-byte aligned.
   void (*gemm_once)(const T* const* a, int64_t rows, int64_t k, const T* w, int64_t k_stride,
                     int64_t n_stride, int64_t n_begin, int64_t n_end, T* const* out, const T* bias,
                     bool accumulate, bool past_cache, T* room);

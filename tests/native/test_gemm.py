@@ -1,5 +1,6 @@
 """The matrix products against NumPy in float64, at sizes around vectors, tiles and panels."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -158,12 +159,15 @@ def test_a_map_packed_in_parts_gives_the_same_bits(isa: str, dtype: type, layout
 def test_a_map_packed_as_it_is_read_gives_the_same_bits(isa: str, dtype: type, layout: str) -> None:
     rng = np.random.default_rng(7)
     panel, line = panel_of(isa, dtype), 64 // np.dtype(dtype).itemsize
+    vector = VECTOR[isa] * 4 // np.dtype(dtype).itemsize
     # One block of k, and several: of small ones for a tile of rows, of large ones for more.
     for k in (*DEPTHS, 600, 1100):
         for n in (1, panel - 1, panel, 2 * panel + 1) if k > 64 else widths(isa, dtype):
             w, bias = map_in(layout, rng, k, n, dtype), rng.standard_normal(n).astype(dtype)
             wide = (n + line - 1) // line * line
             for rows in (0, 1, 2, 6, 13, 33):
+                if rows == 1 and w.strides[0] == w.itemsize and k >= 8 * vector:
+                    continue  # added up lane by lane: the next test
                 a = rng.standard_normal((rows, k + 3)).astype(dtype)[:, :k]
                 memory = np.zeros(rows * wide + line, dtype)
                 begin = -memory.ctypes.data % 64 // memory.itemsize
@@ -178,6 +182,31 @@ def test_a_map_packed_as_it_is_read_gives_the_same_bits(isa: str, dtype: type, l
                             )  # fmt: skip
                             _native.gemm(isa, a, w, b, want[:, :n], accumulate, first, n)
                             np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_one_row_times_a_map_as_it_lies(isa: str, dtype: type) -> None:
+    rng = np.random.default_rng(8)
+    vector, panel = VECTOR[isa] * 4 // np.dtype(dtype).itemsize, panel_of(isa, dtype)
+    for k in (8 * vector, 8 * vector + 1, 9 * vector - 1, 1100):
+        for n in (1, 7, 8, 9, panel + 13):
+            w, bias = map_in("k", rng, k, n, dtype), rng.standard_normal(n).astype(dtype)
+            a = rng.standard_normal((1, k)).astype(dtype)
+            for accumulate, b in itertools.product((False, True), (None, bias)):
+                for first in {0, (n - 1) // panel * panel}:
+                    out = rng.standard_normal((1, n + 5)).astype(dtype)
+                    before = out.copy()
+                    _native.gemm(isa, a, w, b, out[:, :n], accumulate, first, n, once=True)
+                    want, sizes = (f(a).astype(np.float64) @ f(w) for f in (np.asarray, np.abs))
+                    for used, term in ((accumulate, before[:, :n]), (b is not None, bias)):
+                        if used:
+                            want, sizes = want + term, sizes + np.abs(term)
+                    columns = slice(first, n)
+                    allowed = bound(dtype, k, sizes)[:, columns]
+                    assert_close(out[:, columns], want[:, columns], allowed)
+                    out[:, columns] = before[:, columns]
+                    assert (out == before).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
