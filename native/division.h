@@ -92,8 +92,9 @@ inline Teams divide(const Plan& plan, const Call& call, int64_t loop_bytes, int6
   const bool many_units = plan.backward || plan.keeps ? unit_bytes >= kUnitsBytesTraining
                                                       : unit_bytes * call.rows >= kUnitsBytes;
   const bool has_vectors = plan.units >= vector * threads && threads <= plan.most_unit_threads;
-  // (Of a map that stays unpacked each thread can't have its own part.)
-  if (!stays_unpacked(call.steps, loop_bytes) && call.rows < kTeamRows * threads && many_units && has_vectors) {
+  // (Units are for the loop's maps that lie packed, each thread's part in its own order.)
+  if (!stays_unpacked(call.steps, loop_bytes) && call.rows < kTeamRows * threads && many_units &&
+      has_vectors) {
     return {threads, 1, Division::kUnits};
   }
   const int64_t teams = std::clamp<int64_t>(call.rows / kTeamRows, 1, threads);

@@ -3,6 +3,7 @@
 //
 // The k products of every element are added, in the order of k, to the bias (plus what was there),
 // whatever the tile: a row's bits depend neither on the other rows nor on how columns are divided.
+// But for one row of a map that is read once (dot_columns()), whose sums are of every width-th product.
 #pragma once
 
 #include <algorithm>
