@@ -245,6 +245,16 @@ def test_vast_maps_that_few_steps_read_agree_with_the_eager_loop(
                 assert_close(one.double(), other, times=2e-6 / 1e-12 * 10)
 
 
+def test_training_with_a_vast_map_agrees_with_the_eager_loop() -> None:
+    """Two threads divide rows forward and columns backward, by the sizes."""
+    hidden = 1024  # a map of 8 MiB
+    cell = randomise(cells.Elman(3, hidden, dtype=torch.float64))
+    x = random_input(3, 9, 3)
+    want = run(cell, x, {}, {}, "eager")
+    divide(2, "")
+    assert_same_run(run(cell, x, {}, {}, "native"), want, times=10)
+
+
 @pytest.mark.parametrize(("threads", "what"), DIVISIONS)
 def test_a_step_at_a_time_agrees_with_all_at_once(threads: int, what: str) -> None:
     cell = randomise(cells.LSTM(70, 67, dtype=torch.float64))
