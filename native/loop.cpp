@@ -39,7 +39,7 @@ class Body {
         crew_(everybody_),
         beside_others_(shared.teams.size() > 1 && plan_.own.run == 0),
         past_cache_(result_bytes() > level2_bytes() || (beside_others_ && is_read_by_none())),
-        asks_(call_.poison || kept_bytes() > level2_bytes()) {}
+        asks_(call_.poison || passing_bytes() > level2_bytes()) {}
 
   void run() {
     clear_gradients();
@@ -200,7 +200,7 @@ class Body {
       const auto [lo, hi] = share(n);
       places_.enter_step(kLoop, u, lo, hi, parity_);
       Ahead ahead;
-      if (asks_) places_.find_ahead(u, lo, hi, ahead);
+      if (asks_) places_.find_ahead(u, lo, hi, past_cache_, ahead);
       for (const Instr& instr : plan_.phases[kLoop]) {
         if (instr.kind == InstrKind::kSegment) {
           segment(instr, lo, hi);
@@ -305,10 +305,7 @@ class Body {
   // Whether a product stores its results past the cache: in a stream of whole lines.
   bool goes_past_cache(const Operand& out) const {
     if (!past_cache_ || out.space != Space::kStream || plan_.streams[out.id].kept) return false;
-    constexpr int64_t line = kLine / static_cast<int64_t>(sizeof(T));
-    const StreamArg& to = call_.streams[out.id];
-    return reinterpret_cast<uintptr_t>(to.base) % kLine == 0 && to.time_stride % line == 0 &&
-           to.row_stride % line == 0 && out.offset % line == 0;
+    return out.offset % (kLine / static_cast<int64_t>(sizeof(T))) == 0 && places_.in_whole_lines(out.id);
   }
 
   // Columns [begin, begin + n) of the gradient, from the n columns of dz.
@@ -411,10 +408,10 @@ class Body {
   // Inference: whoever reads the output does so after the call, on one core or on others.
   bool is_read_by_none() const { return !plan_.backward && !call_.read_again; }
 
-  // Of the team's rows.
-  int64_t kept_bytes() const {
+  // Of the team's rows, in all steps.
+  int64_t passing_bytes() const {
     int64_t width = 0;
-    for (const Stream& s : plan_.streams) width += s.kept ? s.width : 0;
+    for (const Passing& p : plan_.passing) width += plan_.streams[p.stream].width;
     return bytes_of_columns(width);
   }
 

@@ -85,11 +85,11 @@ class Places {
   }
 
   // What a step will read or write that the loop's products may ask memory for while they compute
-  // step u: of rows [lo, hi), of the next step in the order of running, or what is hoisted, of the
-  // next chunk.
-  void find_ahead(int64_t u, int64_t lo, int64_t hi, Ahead& ahead) const {
+  // step u: of rows [lo, hi), as it is due; not what is written past the cache.
+  void find_ahead(int64_t u, int64_t lo, int64_t hi, bool past_cache, Ahead& ahead) const {
     for (const Passing& p : plan_.passing) {
-      const int64_t distance = p.hoisted ? team_.chunk_steps : 1;
+      if (past_cache && p.only_written && in_whole_lines(p.stream)) continue;
+      const int64_t distance = p.due == Due::kNextChunk ? team_.chunk_steps : p.due == Due::kNextStep;
       const int64_t next = plan_.backward ? u - distance : u + distance;
       if (next < 0 || next >= call_.steps) continue;
       const int64_t end = std::min(hi, active(next)), width = plan_.streams[p.stream].width;
@@ -97,6 +97,14 @@ class Places {
       if (lo >= end || !find(p.stream, next, lo, end, rows) || rows.stride != width) continue;
       ahead.add(rows.base, (end - lo) * width * static_cast<int64_t>(sizeof(T)));
     }
+  }
+
+  // Whether a stream's rows are whole lines of memory.
+  bool in_whole_lines(int32_t id) const {
+    constexpr int64_t line = kLine / static_cast<int64_t>(sizeof(T));
+    const StreamArg& arg = call_.streams[id];
+    return reinterpret_cast<uintptr_t>(arg.base) % kLine == 0 && arg.time_stride % line == 0 &&
+           arg.row_stride % line == 0;
   }
 
   // Buffers of a tile of so many rows that begins at `row`.

@@ -160,7 +160,7 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
   for (Map& m : plan.outers) m = read_map(in);
   plan.tables.resize(static_cast<size_t>(in.next()));
   for (auto& t : plan.tables) t = in.list();
-  std::vector<int32_t> hoisted, passing;
+  std::vector<int32_t> hoisted, passing, deferred, wanted;
   for (int phase = 0; phase < 3; ++phase) {
     plan.phases[phase].resize(static_cast<size_t>(in.next()));
     std::vector<int32_t> reads;
@@ -170,9 +170,11 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
         give_slot(plan, instr.a);
         give_slot(plan, instr.out);
         const bool from = instr.a.space == Space::kStream, to = instr.out.space == Space::kStream;
-        if (phase == kPre && to) add_once(hoisted, instr.out.id);
-        if (phase == kLoop && from) add_once(passing, instr.a.id);
-        if (phase == kLoop && to) add_once(passing, instr.out.id);
+        auto& due = phase == kPre ? hoisted : phase == kLoop ? passing : deferred;
+        if (from) add_once(due, instr.a.id);
+        if (from) add_once(wanted, instr.a.id);
+        if (to) add_once(due, instr.out.id);
+        if (to && instr.kind == InstrKind::kOuter) add_once(wanted, instr.out.id);
       }
       if (instr.kind == InstrKind::kGemm) {
         add_result(plan, instr.out);
@@ -188,10 +190,14 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
         add_result(plan, op.dst);
         op.copies_result = op.code == static_cast<int32_t>(Op::kCopy) &&
                            op.dst.space == Space::kStream && !plan.streams[op.dst.id].kept;
+        if (op.dst.space == Space::kStream && !op.copies_result) add_once(wanted, op.dst.id);
       }
       if (phase != kLoop) plan.crossing += crossing_of(plan, instr);
     }
-    for (int32_t id : reads) plan.segment_opens[phase].push_back({id, true});
+    for (int32_t id : reads) {
+      plan.segment_opens[phase].push_back({id, true});
+      add_once(wanted, id);
+    }
     for (int32_t id : plan.segment_writes[phase]) {
       if (!contains(reads, id)) plan.segment_opens[phase].push_back({id, false});
     }
@@ -203,10 +209,16 @@ Plan decode_plan(const std::vector<int64_t>& code, const std::vector<double>& co
     return std::any_of(passing.begin(), passing.end(),
                        [&](int32_t other) { return plan.streams[other].previous_of == id; });
   };
+  const auto pass = [&](int32_t id, Due due) {
+    plan.passing.push_back({id, due, !contains(wanted, id)});
+  };
   for (int32_t id : passing) {
-    if (!contains(hoisted, id) && !is_source(id)) plan.passing.push_back({id, false});
+    if (!contains(hoisted, id) && !is_source(id)) pass(id, Due::kNextStep);
   }
-  for (int32_t id : hoisted) plan.passing.push_back({id, true});
+  for (int32_t id : hoisted) pass(id, Due::kNextChunk);
+  for (int32_t id : deferred) {
+    if (!contains(hoisted, id) && !contains(passing, id) && !is_source(id)) pass(id, Due::kAfterLoop);
+  }
   if (!in.at_end()) throw std::invalid_argument("plan: the code goes on after its end");
   survey_operands(plan);
   for (int phase = 0; phase < 3; ++phase) {

@@ -48,10 +48,13 @@ struct Opening {
   bool read;
 };
 
-// A stream whose rows a step of the loop reads or writes; hoisted: a product before the loop writes it.
+// A stream whose rows are about to be read or written: by the loop's next step, by products before the
+// next chunk's loop, or by those after this chunk's, whose rows of a step are those of the loop's.
+enum class Due { kNextStep, kNextChunk, kAfterLoop };
 struct Passing {
   int32_t stream;
-  bool hoisted;
+  Due due;
+  bool only_written;  // nothing reads it, and nothing but copies and products writes it
 };
 
 struct Stream {
