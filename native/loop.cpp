@@ -487,12 +487,17 @@ int64_t run_plan(const Plan& plan, const Call& call) {
   shared.consts.assign(plan.consts.begin(), plan.consts.end());
 
   int64_t loop_bytes = 0, map_bytes = 0;
-  for (const Map& m : plan.maps) {
-    map_bytes += bytes_of<T>(m);
-    if (m.in_loop) loop_bytes += bytes_of<T>(m);
+  bool unpacked = true;
+  for (size_t i = 0; i < plan.maps.size(); ++i) {
+    const int64_t bytes = bytes_of<T>(plan.maps[i]);
+    map_bytes += bytes;
+    if (!plan.maps[i].in_loop) continue;
+    loop_bytes += bytes;
+    unpacked = unpacked && shared.unpacked(i);
   }
+  const bool packed = loop_bytes > 0 ? !unpacked : call.steps > 1;
   const auto [n_teams, members, divided] =
-      divide(plan, call, loop_bytes, map_bytes, shared.kernels.vector_width);
+      divide(plan, call, loop_bytes, map_bytes, packed, shared.kernels.vector_width);
   const bool relay = divided == Division::kRelay && members > 1, by_units = divided == Division::kUnits;
   const std::vector<Plan>* unit_plans =
       by_units ? &plan.unit_plans->of(plan, n_teams, shared.kernels.vector_width) : nullptr;

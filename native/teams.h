@@ -37,11 +37,13 @@ struct Shared {  // by all threads of the call
   int64_t chunks = 1;  // as many as any team has
   std::vector<Team<T>>& teams;
 
-  bool unpacked(const Map& m) const {
-    return stays_unpacked(m.in_loop ? call.steps : chunks, bytes_of<T>(m));
+  bool unpacked(size_t i) const {
+    const Map& m = plan.maps[i];
+    return stays_unpacked(m.in_loop ? call.steps : chunks, call.rows * call.steps, bytes_of<T>(m), m.k,
+                          call.maps[i].k_stride);
   }
   bool unpacked(const SharedMap& m) const {
-    return m.exchange == Exchange::kNone && unpacked(plan.maps[m.source]);
+    return m.exchange == Exchange::kNone && unpacked(static_cast<size_t>(m.source));
   }
 };
 
@@ -252,7 +254,7 @@ void pack_maps(const Shared<T>& shared, const Worker<T>& worker) {
   if (team.plan->own.run > 0) return pack_units(shared, team);
   for (size_t i = 0; i < shared.plan.maps.size(); ++i) {
     const Map& m = shared.plan.maps[i];
-    if (shared.unpacked(m)) continue;
+    if (shared.unpacked(i)) continue;
     const MatrixArg& arg = shared.call.maps[i];
     const int64_t panels = (m.n + panel - 1) / panel;
     const int64_t each = team.relay && m.in_loop ? team.members : 1;
@@ -355,7 +357,7 @@ void allocate(Scratches& scratches, Shared<T>& shared, std::vector<Team<T>>& tea
     } else {
       for (size_t i = 0; i < plan.maps.size(); ++i) {
         const Map& m = plan.maps[i];
-        if (shared.unpacked(m)) {
+        if (shared.unpacked(i)) {
           team.packed[i] = nullptr;
         } else if (t > 0 && !team.own_maps) {
           team.packed[i] = teams[0].packed[i];

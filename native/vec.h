@@ -333,15 +333,4 @@ OSTINATO_INLINE VecD sqrt(VecD a) {
 }
 #endif
 
-// The sum of the lanes, by halves.
-template <class T>
-OSTINATO_INLINE T sum_lanes(VecOf<T> v) {
-  T lane[Vec<T>::width];
-  __builtin_memcpy(lane, &v, sizeof(v));
-  for (int half = Vec<T>::width / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  }
-  return lane[0];
-}
-
 }  // namespace ostinato::OSTINATO_ISA_NS

@@ -236,13 +236,30 @@ def test_vast_maps_that_few_steps_read_agree_with_the_eager_loop(
     double = cell_type(hidden, hidden, dtype=torch.float64)
     double.load_state_dict(cell.state_dict())
     with torch.inference_mode():
-        for steps in (1, 4, 5):  # 5 read it packed
-            x = random_input(steps, 2, hidden, dtype=torch.float32) / hidden**0.5
+        # Two rows read it as it lies in up to 8 steps, 80 rows by blocks in up to 4.
+        for steps, batch in ((1, 2), (4, 2), (8, 2), (9, 2), (4, 80), (5, 80)):
+            x = random_input(steps, batch, hidden, dtype=torch.float32) / hidden**0.5
             divide(threads, what)
             got, state = Recurrent(cell, engine="native")(x)
             want, final = Recurrent(double, engine="eager")(x.double())
             for one, other in zip((got, state), (want, final), strict=True):
                 assert_close(one.double(), other, times=2e-6 / 1e-12 * 10)
+
+
+@pytest.mark.parametrize(("threads", "what"), DIVISIONS)
+@pytest.mark.parametrize("cell_type", [cells.LSTM, cells.GRU])
+@pytest.mark.parametrize(("steps", "batch"), [(1, 7), (2, 1), (4, 1), (4, 3), (5, 1), (4, 4)])
+def test_few_steps_agree_with_the_eager_loop(
+    cell_type: type[torch.nn.Module], steps: int, batch: int, threads: int, what: str
+) -> None:
+    """Up to four steps read the loop's maps as they lie, if these have 5 inputs for each row."""
+    cell = randomise(cell_type(70, 67, dtype=torch.float64))
+    x = random_input(steps, batch, 70)
+    for mode in MODES:
+        layer, call = options(steps, batch, mode)
+        want = run(cell, x, layer, call, "eager")
+        divide(threads, what)
+        assert_same_run(run(cell, x, layer, call, "native"), want, times=10)
 
 
 def test_training_with_a_vast_map_agrees_with_the_eager_loop() -> None:
