@@ -55,7 +55,7 @@ inline constexpr int64_t kRelayWorkEach = 40;
 // third-level cache doesn't hold beside others', for each of so few. Packed as a whole it would be
 // written to memory and read from there again. One row, two threads, inference, on a busy machine: one
 // step of an LSTM at H = 512 and 1024 0.31 and 0.22 of the time, four steps at 1024 0.46, eight 0.7 and
-// with as many uses 0.8; four steps at 512, unpacked, 1.3 to 1.4.
+// with as many uses 0.8; four steps at 512, by blocks, 1.3 to 1.4.
 inline constexpr int64_t kFewUses = 4, kVastMap = int64_t{8} << 20;
 
 // Nor is it packed for few uses that read it as it lies, or for some more if a core's own caches don't
@@ -80,7 +80,7 @@ struct Teams {
 };
 
 // `loop_bytes`: of the maps that the loop reads at each step; `map_bytes`: of all; `loop_packed`: whether
-// the loop's are packed; `vector`: elements of a vector.
+// any of the loop's is packed; `vector`: elements of a vector.
 inline Teams divide(const Plan& plan, const Call& call, int64_t loop_bytes, int64_t map_bytes,
                     bool loop_packed, int64_t vector) {
   const int64_t asked = std::max<int64_t>(1, call.threads);
@@ -107,8 +107,8 @@ inline Teams divide(const Plan& plan, const Call& call, int64_t loop_bytes, int6
                                                       : unit_bytes * call.rows >= kUnitsBytes;
   const bool has_vectors = plan.units >= vector * threads && threads <= plan.most_unit_threads;
   // (Units are for the loop's maps that lie packed, each thread's part in its own order.)
-  if (loop_packed && call.rows < kTeamRows * threads && many_units &&
-      has_vectors) {
+  const bool suits_units = loop_bytes > 0 ? loop_packed : call.steps > 1;
+  if (suits_units && call.rows < kTeamRows * threads && many_units && has_vectors) {
     return {threads, 1, Division::kUnits};
   }
   const int64_t teams = std::clamp<int64_t>(call.rows / kTeamRows, 1, threads);

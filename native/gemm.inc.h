@@ -327,7 +327,7 @@ void gemm(const T* const* a, int64_t rows, int64_t k, const T* packed, int64_t n
 template <class T>
 inline constexpr int64_t kBlockRoom = std::max(kBlockSteps<T>, kInnerBlock) * kPanel<T>;
 
-// Adds to each lane the one that lies so many further on, then half as many, as long as N lanes are left.
+// Halves added to one another, from lanes that lie By apart on, until there are sums in N lanes.
 template <class T, int By, int N, int... Lane>
 OSTINATO_INLINE VecOf<T> fold(VecOf<T> v, std::integer_sequence<int, Lane...> lanes) {
   if constexpr (By < N) {
@@ -342,8 +342,8 @@ OSTINATO_INLINE VecOf<T> fold(VecOf<T> v, std::integer_sequence<int, Lane...> la
   }
 }
 
-// Of a power of two of vectors interleaved, the halves are added side by side, so that there are half as
-// many at each step, and at last one has lanes for each, N of them in turn.
+// Lane i is the sum of the lanes of v[i], i < N, a power of two. Pairs are interleaved and their halves
+// added, which leaves half as many vectors, and at last one that has lanes of all.
 template <class T, int N, int Left = N>
 OSTINATO_INLINE VecOf<T> sum_lanes(VecOf<T>* v) {
   constexpr int W = Vec<T>::width, n = Left / 2;

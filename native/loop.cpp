@@ -487,15 +487,14 @@ int64_t run_plan(const Plan& plan, const Call& call) {
   shared.consts.assign(plan.consts.begin(), plan.consts.end());
 
   int64_t loop_bytes = 0, map_bytes = 0;
-  bool unpacked = true;
+  bool packed = false;  // whether any of the loop's maps is
   for (size_t i = 0; i < plan.maps.size(); ++i) {
     const int64_t bytes = bytes_of<T>(plan.maps[i]);
     map_bytes += bytes;
     if (!plan.maps[i].in_loop) continue;
     loop_bytes += bytes;
-    unpacked = unpacked && shared.unpacked(i);
+    packed = packed || !shared.unpacked(i);
   }
-  const bool packed = loop_bytes > 0 ? !unpacked : call.steps > 1;
   const auto [n_teams, members, divided] =
       divide(plan, call, loop_bytes, map_bytes, packed, shared.kernels.vector_width);
   const bool relay = divided == Division::kRelay && members > 1, by_units = divided == Division::kUnits;
