@@ -49,6 +49,8 @@ CALLS = {
     "float16 in": lambda m: (torch.zeros(4, 2, 3, dtype=torch.float16),),
     "float64 in, packed": lambda m: (_packed(dtype=torch.float64),),
     "other device": lambda m: (torch.zeros(4, 2, 3, device="meta"),),
+    "sparse": lambda m: (torch.zeros(4, 2, 3).to_sparse(),),
+    "sparse, unbatched": lambda m: (torch.zeros(4, 3).to_sparse(),),
     "T = 0": lambda m: (torch.zeros(0, 2, 3),),
     "T = 0, unbatched": lambda m: (torch.zeros(0, 3),),
     "B = 0": lambda m: (torch.zeros(4, 0, 3),),

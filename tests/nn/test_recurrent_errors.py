@@ -28,6 +28,16 @@ CALLS = {
     r"x must have the dtype .*float32, got torch.float64": lambda: lstm()(X.double()),
     r"x must have the dtype .*float32, got torch.int64": lambda: lstm()(X.long()),
     r"x must be where .*cpu, got meta": lambda: lstm()(X.to("meta")),
+    r"x must be a dense tensor, got torch.sparse_coo; .*x.to_dense\(\)": lambda: lstm()(
+        X.to_sparse()
+    ),
+    r"x must be a dense tensor, got torch._mkldnn": lambda: lstm()(X.to_mkldnn()),
+    r"got torch.jagged; pad it with .* and pass lengths": lambda: lstm()(
+        torch.nested.nested_tensor([X[:, 0], X[:2, 1]], layout=torch.jagged)
+    ),
+    r"state\[1\] must be a dense tensor, got torch.sparse_coo": lambda: lstm()(
+        X, (H, H.to_sparse())
+    ),
     r"state must be a tuple of 2 tensors .*got a Tensor": lambda: lstm()(X, H),
     r"state must be a tuple of 2 tensors .*got a tuple of 1": lambda: lstm()(X, (H,)),
     r"state\[1\] must be \(B, n\) = \(2, 5\), got \(2, 4\)": lambda: lstm()(X, (H, H[:, 1:])),

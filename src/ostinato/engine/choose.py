@@ -73,7 +73,8 @@ def choose(
 
     Raises:
         InputError: ``engine="native"`` on a device or dtype that it doesn't have, or within
-            forward-mode differentiation or a transform of torch.func.
+            forward-mode differentiation or a transform of torch.func, or while there are hooks that
+            each module calls.
         TraceError: ``engine="native"`` for a cell that can't be traced.
     """
     if engine == "eager":
@@ -85,6 +86,11 @@ def choose(
         obstacle = f"the native engine computes in float32 and float64, the input is {dtype}"
     elif (other := other_derivatives()) is not None:
         obstacle = f"the native engine has a backward pass alone, and this is in {other}"
+    elif step.calls_global_hooks:
+        obstacle = (
+            "a hook that each module calls (torch.nn.modules.module.register_module_forward_hook "
+            "and its kind) would be called at each step"
+        )
     if obstacle is None:
         try:
             trace = step.trace(input_size, dtype)

@@ -21,7 +21,7 @@ from ostinato.engine.choose import choose
 from ostinato.engine.code import compiled
 from ostinato.engine.opaque import cell_of, needs_of, prepare, register_template
 from ostinato.engine.state import StateSize, find_state_size, widths
-from ostinato.engine.step import Recorded, State, Step
+from ostinato.engine.step import Recorded, State, Step, TemplateStep
 from ostinato.engine.template import template
 from ostinato.errors import OstinatoError
 
@@ -55,7 +55,8 @@ def describe(
         try:
             x = torch.empty(1, input_size, dtype=dtype, device=device)
             size = find_state_size(cell, state_size, x=x)
-            choice = choose(Step(cell, None, size), input_size, dtype, device, engine)
+            step = (TemplateStep if cell in _handles else Step)(cell, None, size)
+            choice = choose(step, input_size, dtype, device, engine)
         except OstinatoError as error:
             return 0, (), str(error)
     if choice.trace is None:

@@ -23,7 +23,7 @@ from ostinato.compiler.substitute import substitute
 from ostinato.compiler.trace import Trace, trace
 from ostinato.engine.state import StateSize, find_state_size, split_result, widths
 from ostinato.engine.structure import Structure, structure_of
-from ostinato.engine.surroundings import by_itself
+from ostinato.engine.surroundings import GLOBAL_HOOKS, by_itself
 from ostinato.errors import TraceError
 
 State = tuple[Tensor, ...]
@@ -111,6 +111,11 @@ class Step:
         if isinstance(found, _Failure):
             raise TraceError(*found.arguments)
         return found
+
+    @property
+    def calls_global_hooks(self) -> bool:
+        """Whether there are hooks that the cell and what is in it would call at each step."""
+        return any(GLOBAL_HOOKS)
 
     def _initialise(self, input_size: int, dtype: torch.dtype) -> None:
         """Lazy modules learn their sizes from a call."""
@@ -207,6 +212,17 @@ class Step:
     def call(self, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
         """One eager step, see :meth:`bound`."""
         return self.bound()(x, tuple(state))
+
+
+class TemplateStep(Step):
+    """A step of a :func:`~ostinato.engine.template.template`."""
+
+    __slots__ = ()
+
+    @property
+    def calls_global_hooks(self) -> bool:
+        """The layer alone calls them: torch's layers have no module inside."""
+        return False
 
 
 def traced_input_size(cell: nn.Module) -> int | None:

@@ -29,7 +29,7 @@ from ostinato.engine import explain, recurrence
 from ostinato.engine.choose import check_engine, other_derivatives
 from ostinato.engine.native import DTYPES, ONWARDS
 from ostinato.engine.ragged import lengths_tensor
-from ostinato.engine.step import Recorded, Step
+from ostinato.engine.step import Recorded, Step, TemplateStep
 from ostinato.engine.template import template
 from ostinato.errors import InputError
 from ostinato.nn.packed import with_data
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 Lengths = Tensor | Sequence[int] | None
 
 
-class _LayerStep(Step):
-    """A step whose cell is a template: its trace depends on nothing else and is looked up once.
+class _LayerStep(TemplateStep):
+    """A step bound to a layer's tensors: its trace depends on nothing else and is looked up once.
 
     So it doesn't matter to the trace what the layer's tensors hold (NaN, say) or have hooked on.
     """
@@ -220,6 +220,7 @@ class DropIn(nn.RNNBase):
             or 0 in shape[: rank - 1]
             or shape[-1] != self.input_size
             or x.dtype is not dtype
+            or x.layout is not torch.strided
             or not bound.sound
             or x.device != bound.tensors[0].device
             or not (given is None or self._fits(given, x, batch, unbatched))
@@ -359,7 +360,7 @@ class DropIn(nn.RNNBase):
             shape = (rows, width) if unbatched else (rows, batch, width)
             if not isinstance(s, Tensor) or s.shape != shape:
                 return False
-            if s.dtype is not x.dtype or s.device != x.device:
+            if s.dtype is not x.dtype or s.device != x.device or s.layout is not x.layout:
                 return False
         return True
 

@@ -17,6 +17,7 @@ from ostinato.engine.parts import Part, lasting_parts
 from ostinato.engine.ragged import check_bptt, lengths_tensor, reset_mask
 from ostinato.engine.state import StateSize, describe, find_state_size
 from ostinato.engine.step import Recorded, Step, traced_input_size
+from ostinato.engine.surroundings import GLOBAL_HOOKS
 from ostinato.errors import InputError, TraceError
 from ostinato.nn.packed import with_data
 
@@ -166,6 +167,7 @@ class Recurrent(nn.Module):
             raise InputError(f"x must be a tensor or a PackedSequence, got {type(x).__name__}")
         if data.dim() not in ((2,) if isinstance(x, PackedSequence) else (2, 3)):
             raise InputError(f"x must be {self._layout()}, got {tuple(data.shape)}")
+        _check_dense(data, "x")
         data = self._in_own_dtype(data, "x")
         self._check_width(data)
         step = self._step(data)
@@ -214,7 +216,7 @@ class Recurrent(nn.Module):
 
     def _shorten(self, step: Step, x: Tensor) -> None:
         """From now on take calls like this one, on ``x``, without a look at more than changes."""
-        if self.engine == "eager" or not x.is_cpu or x.dtype not in DTYPES:
+        if self.engine == "eager" or not x.is_cpu or x.dtype not in DTYPES or any(GLOBAL_HOOKS):
             return
         inside, short = self.__dict__, self._shortcut
         if short is not None and not short.native.stale:
@@ -234,6 +236,7 @@ class Recurrent(nn.Module):
         modules = self._modules
         own: list[Part] = [(inside, name, inside.get(name)) for name in _OPTIONS]
         own += [(inside, "_modules", modules), (modules, "cell", step.cell)]
+        own += [(hooks, ()) for hooks in GLOBAL_HOOKS]
         parts, tensors = found
         course = make_course(
             x, lengths=None, reset=None, batch_sizes=None, reverse=self.reverse, bptt=self.bptt
@@ -371,6 +374,7 @@ class Recurrent(nn.Module):
                 raise InputError(
                     f"{name} must be {'(n,)' if batch is None else '(B, n)'} = {shape}, got {came}"
                 )
+            _check_dense(part, name)
             if part.dtype != x.dtype or part.device != x.device:
                 part = self._like_x(part, x, name)
             checked.append(part.unsqueeze(0) if batch is None else part)
@@ -425,3 +429,13 @@ class Recurrent(nn.Module):
             "state_size": (self.state_size, None),
         }
         return ", ".join(f"{k}={v!r}" for k, (v, default) in shown.items() if v != default)
+
+
+def _check_dense(tensor: Tensor, name: str) -> None:
+    if tensor.layout is not torch.strided:
+        instead = (
+            f"pad it with torch.nested.to_padded_tensor({name}, 0.0) and pass lengths"
+            if tensor.layout is torch.jagged
+            else f"convert it with {name}.to_dense()"
+        )
+        raise InputError(f"{name} must be a dense tensor, got {tensor.layout}; {instead}")
